@@ -1,0 +1,186 @@
+"""One exception family. Every error has a stable code that a client can match: ``E1001 EmptyPrompt: …``.
+
+Codes by room: E1 requests, E2 data and templates, E3 bases and conversion, E4 adapters, E5 training.
+A message names the file, row, field, value and limit, and says what to do.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ClassVar, ParamSpec
+
+
+class AlpacaError(Exception):
+    """A mistake in what was asked or given; never a bug of the program. ``str()`` begins with code and name."""
+
+    code: ClassVar[str] = "E1000"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.code} {type(self).__name__}: {self.message}"
+
+
+# --- E1: requests -------------------------------------------------------------------------------------------------
+class BadRequest(AlpacaError):
+    """A request that can't be served as it is."""
+
+
+class EmptyPrompt(BadRequest):
+    code = "E1001"
+
+
+class PromptTooLong(BadRequest):
+    code = "E1002"
+
+
+class OutOfRange(BadRequest):
+    code = "E1003"
+
+
+class BadMessages(BadRequest):
+    code = "E1004"
+
+
+class ConflictingInputs(BadRequest):
+    code = "E1005"
+
+
+# --- E2: data and templates ---------------------------------------------------------------------------------------
+class DataError(AlpacaError):
+    code = "E2000"
+
+
+class DataNotFound(DataError):
+    code = "E2001"
+
+
+class BadRows(DataError):
+    code = "E2002"
+
+
+class NoRowsLeft(DataError):
+    code = "E2003"
+
+
+class UnsupportedFile(DataError):
+    code = "E2004"
+
+
+class TemplateNotFound(DataError):
+    code = "E2101"
+
+
+class BadTemplate(DataError):
+    code = "E2102"
+
+
+# --- E3: bases and conversion -------------------------------------------------------------------------------------
+class BaseError(AlpacaError):
+    code = "E3000"
+
+
+class BaseNotFound(BaseError):
+    code = "E3001"
+
+
+class SeveralBases(BaseError):
+    code = "E3002"
+
+
+class BadBase(BaseError):
+    code = "E3003"
+
+
+class PrecisionUnavailable(BaseError):
+    code = "E3004"
+
+
+class ConversionError(BaseError):
+    code = "E3101"
+
+
+class ChecksumMismatch(BaseError):
+    code = "E3102"
+
+
+class FetchFailed(BaseError):
+    code = "E3103"
+
+
+# --- E4: adapters -------------------------------------------------------------------------------------------------
+class AdapterError(AlpacaError):
+    code = "E4000"
+
+
+class AdapterNotFound(AdapterError):
+    code = "E4001"
+
+
+class BadAdapter(AdapterError):
+    code = "E4002"
+
+
+class WrongBase(AdapterError):
+    code = "E4003"
+
+
+class BadArchive(AdapterError):
+    code = "E4004"
+
+
+class DownloadRefused(AdapterError):
+    code = "E4005"
+
+
+# --- E5: training -------------------------------------------------------------------------------------------------
+class TrainingError(AlpacaError):
+    code = "E5000"
+
+
+class BadSetting(TrainingError):
+    code = "E5001"
+
+
+class BadCheckpoint(TrainingError):
+    code = "E5002"
+
+
+class NonFiniteLoss(TrainingError):
+    code = "E5003"
+
+
+class VerificationFailed(TrainingError):
+    code = "E5004"
+
+
+class OutOfMemory(TrainingError):
+    code = "E5005"
+
+
+P = ParamSpec("P")
+
+
+def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
+    """Let a command end on a user's mistake with one line on stderr and status 2, on Ctrl-C with status 130."""
+
+    @functools.wraps(main)
+    def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except AlpacaError as error:
+            print(f"\nerror: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:  # `… | head`: the reader left; keep Python's shutdown from complaining
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(141)
+
+    return command
