@@ -51,6 +51,24 @@ class ConflictingInputs(BadRequest):
     code = "E1005"
 
 
+class GenerationFailed(AlpacaError):
+    """A request that was in order and failed all the same, such as for memory; others are not touched by it."""
+
+    code = "E1101"
+
+
+class EngineStopped(AlpacaError):
+    """The engine takes no requests any more."""
+
+    code = "E1102"
+
+
+class ServerFailed(AlpacaError):
+    """Cog's server did not start, or refused or lost a request; the message holds its reason."""
+
+    code = "E1103"
+
+
 # --- E2: data and templates ---------------------------------------------------------------------------------------
 class DataError(AlpacaError):
     code = "E2000"
@@ -70,6 +88,12 @@ class NoRowsLeft(DataError):
 
 class UnsupportedFile(DataError):
     code = "E2004"
+
+
+class UnreadableFile(DataError):
+    """A file that ends early, is not UTF-8, or is not what its ending says."""
+
+    code = "E2005"
 
 
 class TemplateNotFound(DataError):

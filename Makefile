@@ -1,0 +1,167 @@
+# Every target a person calls has a line in `make help`. Nothing here needs Docker, a GPU or root.
+
+VENV     := .venv
+PY       := $(VENV)/bin/python
+SITE     := $(VENV)/.runtime-pins
+SITE_DEV := $(VENV)/.dev-pins
+
+GGUF     := unconverted-weights/SmolLM2-135M-Instruct.Q4_1.gguf
+BASE     := weights/smollm2-135m-instruct
+DATA     := data/alpacas.jsonl
+QUESTION := Tell me something about alpacas.
+
+ADAPTER ?= lora-alpaca
+PORT    ?= 5000
+# Test processes side by side, each on one thread; 0 runs one process on every core.
+WORKERS ?= 2
+
+# What is typed after PROMPT= reaches the program as it is, dollars and quotes included: make must not expand it.
+export ALPACA_PROMPT := $(value PROMPT)
+unexport PROMPT
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-unit test-real lint format serve predict bench clean
+
+help: ## list the targets
+	@echo "make <target>:"
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# --- the environment ---------------------------------------------------------------------------------------------
+
+# $(call install,requirements file,stamp). A marker stands in .venv while pip works. Where it is found again, an
+# installation was broken off and may have left half a package behind, so the environment is made anew.
+define install
+	@set -e; \
+	if [ -e $(VENV)/.unfinished ]; then \
+	    echo "==> The last installation was interrupted: making $(VENV) anew"; rm -rf $(VENV); \
+	elif [ -e $(VENV) ] && ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	    echo "==> $(VENV) does not work (was it moved, or its Python removed?): making it anew"; rm -rf $(VENV); \
+	fi; \
+	if [ ! -e $(VENV) ]; then \
+	    python=; \
+	    for candidate in $(PYTHON) python3.11 python3 python3.12 python3.13 python3.14; do \
+	        if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	            python=$$candidate; break; \
+	        fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "error: Python 3.11 or newer is needed; python3 here is: $$(python3 --version 2>&1)." >&2; \
+	        echo "Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name it: make PYTHON=/path/to/python3.11 …" >&2; \
+	        exit 1; \
+	    fi; \
+	    if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then \
+	        echo "error: $$python can't make virtual environments: its venv module is missing." >&2; \
+	        echo "Install it (Debian, Ubuntu: apt-get install python3-venv) and run make again." >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "==> Making $(VENV) with $$("$$python" --version)"; \
+	    mkdir $(VENV); touch $(VENV)/.unfinished; \
+	    "$$python" -m venv $(VENV); \
+	fi; \
+	echo "==> Installing the pins of $(1)"; \
+	touch $(VENV)/.unfinished; \
+	quiet=-q; if [ -t 1 ]; then quiet=; fi; \
+	$(PY) -m pip install $$quiet -r $(1); \
+	rm $(VENV)/.unfinished; \
+	touch $(2)
+endef
+
+$(SITE): requirements-cpu.txt
+	$(call install,requirements-cpu.txt,$@)
+
+$(SITE_DEV): requirements-dev.txt $(SITE)
+	$(call install,requirements-dev.txt,$@)
+
+# --- the main path: each step makes the file it is named after ---------------------------------------------------
+# Prerequisites stand behind a bar: a result that is there is kept, however old it is. To redo a step, delete its result.
+
+$(GGUF): | $(SITE)
+	$(PY) -m alpaca.convert.fetch
+
+# The checkpoint may be deleted once it is converted; SECONDARY keeps make from fetching it again.
+.SECONDARY: $(GGUF)
+$(BASE)/config.json: | $(SITE) $(GGUF)
+	$(PY) -m alpaca.convert --input_dir $(GGUF) --output_dir weights
+
+$(ADAPTER)/alpaca.json: | $(SITE) $(BASE)/config.json
+	$(PY) finetune.py --base_model $(BASE) --data_path $(DATA) --output_dir $(ADAPTER) --resume_from_checkpoint auto
+
+# $(call step,what it does,its result,a later result that makes it needless)
+define step
+	@echo; \
+	if [ -e $(2) ]; then echo "==> $(1): skipped, $(2) is there"; \
+	elif [ -n "$(3)" ] && [ -e "$(3)" ]; then echo "==> $(1): skipped, $(3) is made from it and is there"; \
+	else echo "==> $(1)"; $(MAKE) --no-print-directory $(2); fi
+endef
+
+demo: $(SITE) ## install, fetch and convert a base, fine-tune it, and compare the answers
+	$(call step,Fetch the base (a GGUF file of 98 MB),$(GGUF),$(BASE)/config.json)
+	$(call step,Convert the base,$(BASE)/config.json)
+	$(call step,Fine-tune it on $(DATA),$(ADAPTER)/alpaca.json)
+	@echo; echo "==> Ask the base and the adapter"
+	@$(PY) -m alpaca.compare --base_model $(BASE) --adapters base $(ADAPTER) --prompt "$(QUESTION)"
+	@echo
+	@echo "The adapter is in $(ADAPTER)/, with a report of the training. What to do next:"
+	@echo "  make predict PROMPT=\"How much hay does an alpaca eat?\"     ask it something else"
+	@echo "  make serve                                                 serve it over HTTP on port 5000"
+	@echo "  $(PY) finetune.py --data_path mine.jsonl --output_dir lora-mine     fine-tune on your own rows"
+	@echo "To train this one again, delete $(ADAPTER)/ first."
+
+# What is served: the base named by BASE_MODEL or the only one there (the demo's, where there is none), with the
+# adapter named by COG_WEIGHTS, else by ADAPTER where that is trained. ADAPTER= serves the base alone.
+define serving
+	@if [ -z "$$BASE_MODEL" ] && ! ls weights/*/config.json >/dev/null 2>&1; then \
+	    $(MAKE) --no-print-directory $(BASE)/config.json; \
+	fi
+	@if [ -z "$$COG_WEIGHTS" ] && [ -e "$(ADAPTER)/adapter_config.json" ]; then \
+	    COG_WEIGHTS="$(ADAPTER)"; export COG_WEIGHTS; \
+	fi; \
+	exec $(PY) -m alpaca.cogserver $(1)
+endef
+
+serve: | $(SITE) ## start Cog's HTTP server here, without Docker (PORT=5000 ADAPTER=lora-alpaca)
+	$(call serving,serve --port $(PORT))
+
+predict: | $(SITE) ## answer one prompt: make predict PROMPT="…" (ADAPTER=lora-alpaca)
+	@if [ -z "$$ALPACA_PROMPT" ]; then echo 'error: nothing to answer. Run: make predict PROMPT="…"' >&2; exit 2; fi
+	$(call serving,predict -i prompt="$$ALPACA_PROMPT")
+
+# --- checks ------------------------------------------------------------------------------------------------------
+
+# Tests stay off the network: what is not shipped or fetched by make is not theirs to use.
+PYTEST = HF_HUB_OFFLINE=1 $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(PY) -m pytest \
+         $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
+
+test: $(SITE_DEV) | $(BASE)/config.json ## run every test: the quick ones, then the real base and the server
+	$(PYTEST) -m "not real and not server"
+	$(PYTEST) -m "real or server"
+
+test-unit: $(SITE_DEV) ## only the quick tests
+	$(PYTEST) -m "not real and not server"
+
+test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
+	$(PYTEST) -m "real or server"
+
+lint: $(SITE_DEV) ## ruff and mypy
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(SITE_DEV) ## let ruff put the code in order
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes
+	$(PY) benchmarks/train.py
+
+clean: ## remove caches; never weights, adapters or the environment
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cog
+	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	@for kept in $(VENV) unconverted-weights/* weights/* lora-*; do \
+	    case $$kept in *README.md) continue ;; esac; \
+	    if [ -e "$$kept" ]; then echo "kept: $$(du -sh "$$kept" | tr '\t' ' ')"; fi; \
+	done; \
+	echo "To free these too, delete them by hand: rm -rf $(VENV) lora-…"

@@ -1,0 +1,364 @@
+"""The base: find it, choose a precision for it and say why, load it, and know it again by its fingerprint.
+
+A base is a Hugging Face folder: under ``weights/``, anywhere else on disk, or a hub id that is fetched once.
+Weights are read from safetensors only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca.errors import BadBase, BaseNotFound, PrecisionUnavailable, SeveralBases
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = Path("weights")
+PRECISIONS = ("bf16", "fp32", "int8", "nf4")
+# Bytes a weight takes in memory; nf4 with double-quantised scales is 4.13 bits, int8 keeps a scale per row.
+BYTES_PER_WEIGHT = {"bf16": 2.0, "fp32": 4.0, "int8": 1.01, "nf4": 0.52}
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
+VOLATILE_CONFIG = {"transformers_version", "torch_dtype", "dtype", "_name_or_path", "use_cache", "architectures"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A precision and the sentence that says why it was taken."""
+
+    precision: str
+    reason: str
+
+
+# --- find ---------------------------------------------------------------------------------------------------------
+def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> Path:
+    """Return the folder of the base: `base_model`, else the variable BASE_MODEL, else the only one in `weights_dir`.
+
+    `base_model` is a folder, the name of a folder in `weights_dir`, or a hub id (``owner/name``), which is fetched
+    into the hub cache. Raises BaseNotFound, SeveralBases, or BadBase for a folder that holds no usable base.
+    """
+    wanted = base_model or os.environ.get("BASE_MODEL", "")
+    if not wanted:
+        return _only_base(weights_dir)
+    for folder in (Path(wanted), weights_dir / wanted):
+        if folder.is_dir():
+            check_base(folder)
+            return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
+        return _fetch_from_hub(wanted, weights_dir)
+    raise BaseNotFound(f"no base '{wanted}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
+
+
+def bases_in(weights_dir: Path) -> list[Path]:
+    """Folders in `weights_dir` that hold a model's configuration and weights."""
+    if not weights_dir.is_dir():
+        return []
+    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+
+
+def _only_base(weights_dir: Path) -> Path:
+    found = bases_in(weights_dir)
+    if len(found) == 1:
+        check_base(found[0])
+        return found[0]
+    if not found:
+        raise BaseNotFound(f"there is no base in {weights_dir}/. {_what_there_is(weights_dir)}")
+    names = ", ".join(f.name for f in found)
+    raise SeveralBases(
+        f"{weights_dir}/ holds several bases: {names}. Say which: --base_model {found[0]}, or BASE_MODEL={found[0]}"
+    )
+
+
+def _what_there_is(weights_dir: Path) -> str:
+    names = [str(f) for f in bases_in(weights_dir)]
+    there = f"There is: {', '.join(names)}." if names else f"{weights_dir}/ holds none yet."
+    return (
+        f"{there} Convert one (python -m alpaca.convert --help), fetch the small default base "
+        "(make weights/smollm2-135m-instruct/config.json), or name a folder or hub id with --base_model"
+    )
+
+
+def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds: offline, gated, no such repository
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseNotFound(
+            f"'{hub_id}' is no local folder and could not be fetched from the hub: {reason}. "
+            f"{_what_there_is(weights_dir)}"
+        ) from error
+    check_base(folder)
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a base, sorted by name."""
+    return sorted(folder.glob("*.safetensors"))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The base's config.json. Raises BadBase where it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadBase(f"{folder} has no config.json: it is not a Hugging Face model folder") from None
+    except ValueError as error:
+        raise BadBase(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise BadBase(f"{path} holds a {type(config).__name__}, not an object")
+    return config
+
+
+def check_base(folder: Path) -> None:
+    """Raise BadBase unless `folder` holds a configuration, safetensors weights and a tokenizer, all shards there."""
+    read_config(folder)
+    if not weight_files(folder):
+        pickled = [f.name for f in folder.glob("*.bin")]
+        hint = f" ({', '.join(pickled)} is pickled, which can run code: convert it first)" if pickled else ""
+        raise BadBase(f"{folder} has no *.safetensors weights{hint}")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise BadBase(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        missing = sorted(s for s in shards if not (folder / s).is_file())
+        if missing:
+            raise BadBase(f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}")
+
+
+# --- size and fingerprint -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: file, byte range in it, dtype and shape, as the safetensors header says."""
+
+    name: str
+    file: Path
+    start: int
+    end: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def tensor_entries(folder: Path) -> Iterator[TensorEntry]:
+    """Yield every tensor of a base from the safetensors headers alone. Raises BadBase for a damaged header."""
+    for path in weight_files(folder):
+        yield from read_header(path)
+
+
+def read_header(path: Path) -> Iterator[TensorEntry]:
+    """Yield the tensors of one safetensors file from its header alone. Raises BadBase for a damaged one."""
+    try:
+        with path.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            if size > 100_000_000:
+                raise ValueError(f"a header of {size} bytes")
+            header = json.loads(handle.read(size))
+        for name, entry in header.items():
+            if name != "__metadata__":
+                start, end = (8 + size + offset for offset in entry["data_offsets"])
+                if end > path.stat().st_size:
+                    raise ValueError(f"the file is cut short: tensor {name} ends at byte {end}")
+                yield TensorEntry(name, path, start, end, entry["dtype"], tuple(entry["shape"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadBase(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def count_weights(folder: Path) -> int:
+    """How many numbers the base's weights are."""
+    return sum(entry.numel for entry in tensor_entries(folder))
+
+
+def fingerprint(folder: Path) -> str:
+    """Sixteen hex digits that stand for this base: configuration, tokenizer, tensor headers and sampled weight bytes.
+
+    The same for the same weights however they are sharded; different for other weights of the same shape. It reads
+    96 bytes of each tensor, so it costs milliseconds.
+    """
+    digest = hashlib.sha256()
+    config = {k: v for k, v in read_config(folder).items() if k not in VOLATILE_CONFIG}
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    digest.update(_tokenizer_digest(folder))
+    tied = bool(config.get("tie_word_embeddings", False))
+    for entry in sorted(tensor_entries(folder), key=lambda e: e.name):
+        if tied and entry.name == "lm_head.weight":  # some writers store the tied head, some don't
+            continue
+        digest.update(f"{entry.name} {entry.dtype} {entry.shape}".encode())
+        digest.update(_sample(entry))
+    return digest.hexdigest()[:16]
+
+
+def _sample(entry: TensorEntry) -> bytes:
+    with entry.file.open("rb") as handle:
+        parts = []
+        for offset in (entry.start, (entry.start + entry.end) // 2, max(entry.start, entry.end - 32)):
+            handle.seek(offset)
+            parts.append(handle.read(min(32, entry.end - offset)))
+    return b"".join(parts)
+
+
+def _tokenizer_digest(folder: Path) -> bytes:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return hashlib.sha256((folder / "tokenizer.model").read_bytes()).digest()
+    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    vocab = tokenizer.get("model", {}).get("vocab", {})
+    pairs = sorted(vocab.items()) if isinstance(vocab, dict) else vocab
+    added = sorted((token["id"], token["content"]) for token in tokenizer.get("added_tokens", []))
+    return hashlib.sha256(json.dumps([pairs, added], ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
+
+
+# --- precision ----------------------------------------------------------------------------------------------------
+def pick_device() -> torch.device:
+    """This process's GPU where there is one (LOCAL_RANK chooses it), else the CPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on `device`; on the CPU what the system and the container's limit leave."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+def choose_precision(
+    folder: Path, wanted: str = "auto", device: torch.device | None = None, training: bool = False
+) -> Choice:
+    """Choose how the base's weights are held. `auto` takes bf16 where it fits, else int8, else nf4, and says why.
+
+    Three fifths of the free memory may go to weights when training (activations need the rest), four fifths when
+    serving (keys and values). Raises PrecisionUnavailable for an unknown name or where bitsandbytes is missing.
+    """
+    device = device or pick_device()
+    if wanted != "auto":
+        if wanted not in PRECISIONS:
+            raise PrecisionUnavailable(f"precision '{wanted}' is not known: choose auto, {', '.join(PRECISIONS)}")
+        if wanted in ("int8", "nf4"):
+            require_bitsandbytes(wanted)
+        return Choice(wanted, "as asked")
+    weights, free = count_weights(folder), free_memory(device)
+    room = free * (0.6 if training else 0.8)
+    where = f"{free / 1e9:.1f} GB free on the {'GPU' if device.type == 'cuda' else 'CPU'}"
+    for precision in [_native_precision(device), "int8", "nf4"]:
+        size = weights * BYTES_PER_WEIGHT[precision]
+        if size <= room:
+            note = "" if precision != "fp32" else ", and this processor has no fast bf16"
+            if precision in ("int8", "nf4"):
+                require_bitsandbytes(precision)
+                note = ", and a wider precision does not fit"
+            return Choice(precision, f"{weights / 1e6:.0f} M weights take {size / 1e9:.2f} GB of {where}{note}")
+    raise PrecisionUnavailable(
+        f"{folder.name} has {weights / 1e9:.1f} G weights: even nf4 takes {weights * 0.52 / 1e9:.1f} GB, "
+        f"and {where}. Free some memory or take a smaller base"
+    )
+
+
+def _native_precision(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def require_bitsandbytes(precision: str) -> None:
+    """Raise PrecisionUnavailable where bitsandbytes can't be used."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except Exception as error:  # a broken CUDA set-up raises RuntimeError and OSError as well
+        raise PrecisionUnavailable(
+            f"{precision} needs bitsandbytes, which does not load here ({error}). "
+            "Install it (pip install bitsandbytes) or use --quantization bf16"
+        ) from error
+
+
+# --- load ---------------------------------------------------------------------------------------------------------
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the base's tokenizer. Raises BadBase where it can't be read, has no EOS, or an id beyond the vocabulary."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:
+        raise BadBase(f"the tokenizer in {folder} can't be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise BadBase(f"the tokenizer in {folder} has no EOS token: answers could never end")
+    vocabulary = read_config(folder).get("vocab_size", len(tokenizer))
+    for name in ("bos", "eos", "pad", "unk"):
+        token_id = getattr(tokenizer, f"{name}_token_id")
+        if token_id is not None and not 0 <= token_id < vocabulary:
+            raise BadBase(f"{folder}: {name}_token_id {token_id} lies outside the model's {vocabulary} embeddings")
+    return tokenizer
+
+
+def load_model(
+    folder: Path, precision: str, device: torch.device | None = None, attn_implementation: str = "sdpa"
+) -> PreTrainedModel:
+    """Load the base's weights, frozen and in evaluation mode, on `device` in `precision` (one of PRECISIONS)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    device = device or pick_device()
+    options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
+    if precision in ("int8", "nf4"):
+        require_bitsandbytes(precision)
+        options["quantization_config"] = _quantization(precision)
+        options["device_map"] = {"": str(device)}
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            str(folder), attn_implementation=attn_implementation, use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BadBase(f"{folder} can't be loaded: {error}") from error
+    finally:
+        if bars:
+            transformers_logging.enable_progress_bar()
+    if precision not in ("int8", "nf4"):
+        model.to(device)  # type: ignore[arg-type]
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _quantization(precision: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

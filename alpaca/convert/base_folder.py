@@ -1,0 +1,81 @@
+"""Write a base: weights, configs, tokenizer and the record of where it came from, complete or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from alpaca.convert.aside import written_aside
+from alpaca.convert.origin import Origin
+from alpaca.convert.progress import byte_bar, say, size_text
+from alpaca.convert.shards import shard_names, split_plan, write_index, write_shard
+from alpaca.convert.source import Source, already_converted
+from alpaca.errors import ConversionError
+
+# Tokenizer and configs beside the weights; a Llama 3 tokenizer takes 17 MB, twice with the spare copy.
+_BESIDE_WEIGHTS = 64 << 20
+
+
+def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_000_000) -> Path:
+    """Convert into `output_dir`/`origin.name` and return that folder; nothing is done if it is there and complete.
+
+    Raises ConversionError or ChecksumMismatch before anything is written, or ConversionError if the tokenizer fails its
+    check; then nothing is left behind.
+    """
+    target = output_dir / origin.name
+    if already_converted(target, origin.files, origin.options):
+        say(f"{target} is there already, complete and from the same source: nothing to do")
+        return target
+    for note in origin.notes:
+        say(note)
+    _need_space(origin, output_dir)
+    files = origin.verify()
+    with written_aside(target) as folder:
+        _write_weights(origin, folder, max_shard_bytes)
+        origin.config().save_pretrained(folder)
+        origin.generation_config().save_pretrained(folder)
+        _write_tokenizer(origin, folder)
+        made = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+        Source(origin.kind, files, origin.options, made).save(folder)
+    for name in origin.spare_copies():
+        with written_aside(output_dir / name) as folder:
+            origin.tokenizer().save_pretrained(folder)
+    say(f"base: {target}")
+    return target
+
+
+def _need_space(origin: Origin, output_dir: Path) -> None:
+    place = output_dir
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise ConversionError(f"--output_dir {output_dir}: {place} is a file, not a folder")
+    need = sum(plan.n_bytes for plan in origin.plans) + _BESIDE_WEIGHTS
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise ConversionError(
+            f"{output_dir} has {size_text(free)} free, {size_text(need)} are needed; "
+            "free some or give another --output_dir"
+        )
+
+
+def _write_weights(origin: Origin, folder: Path, max_shard_bytes: int) -> None:
+    shards = split_plan(origin.plans, max_shard_bytes)
+    names = shard_names(len(shards))
+    total = sum(plan.n_bytes for plan in origin.plans)
+    with byte_bar(f"writing {origin.name}", total) as update:
+        for name, shard in zip(names, shards, strict=True):
+            write_shard(folder / name, shard, origin.tensors(shard), update)
+    if len(names) > 1:
+        write_index(folder, names, shards)
+
+
+def _write_tokenizer(origin: Origin, folder: Path) -> None:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    origin.tokenizer().save_pretrained(folder)
+    reloaded = AutoTokenizer.from_pretrained(folder)
+    if not isinstance(reloaded, PreTrainedTokenizerFast):
+        raise ConversionError(f"the tokenizer was reloaded as {type(reloaded).__name__}, not as a fast one")
+    origin.check_tokenizer(reloaded)
+    say("tokenizer: saved, reloaded and checked")

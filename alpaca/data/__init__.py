@@ -1,0 +1,1 @@
+"""Rows: read any supported file or hub data set into validated examples."""

@@ -1,0 +1,91 @@
+"""The one reader: any supported file or hub data set to validated examples, with every fault named."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from pathlib import Path
+
+from alpaca.data.example import Example
+from alpaca.data.files import READERS, Rows, read_file
+from alpaca.data.hub import HUB_ID, read_hub
+from alpaca.data.report import Dataset, Fault, ReadReport
+from alpaca.data.rows import parse_row
+from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
+
+__all__ = ["Dataset", "Fault", "ReadReport", "read_examples"]
+
+
+def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_faults: int = 20) -> Dataset:
+    """Read a .json, .jsonl, .csv or .parquet file, or a hub data set (`owner/name`, `owner/name:split`).
+
+    Every row is read before anything is refused. Bad rows raise BadRows, which lists up to `max_faults` faults, or with
+    `skip_bad_rows` are left out and reported. Raises DataNotFound, UnsupportedFile or UnreadableFile for a source as a
+    whole, NoRowsLeft where nothing in it can be used.
+    """
+    report = ReadReport(source=path_or_hub_id)
+    examples: list[Example] = []
+    keys: set[str] = set()
+    content = hashlib.sha256()
+    for number, row in _rows(path_or_hub_id):
+        report.rows_read += 1
+        example = parse_row(row, number, report)
+        if example is None:
+            continue
+        examples.append(example)
+        key = example.key()
+        report.duplicates += key in keys
+        keys.add(key)
+        content.update(key.encode("ascii"))
+    report.kept = len(examples)
+    _refuse(report, skip_bad_rows, max_faults)
+    return Dataset(examples, report, content.hexdigest())
+
+
+def _rows(source: str) -> Rows:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        files = _data_files(path)
+        raise UnsupportedFile(
+            f"{source}: is a folder; give one file"
+            + (f": {', '.join(str(path / name) for name in files)}" if files else f" ({', '.join(READERS)})")
+        )
+    if path.is_file():
+        return read_file(path)
+    if HUB_ID.fullmatch(source) and path.suffix.lower() not in READERS:
+        return read_hub(source)
+    if "://" in source:
+        raise DataNotFound(f"{source}: addresses are not read; download the file first and give its path")
+    files = _data_files(path.parent)
+    near = difflib.get_close_matches(path.name, files, n=1)
+    raise DataNotFound(
+        f"{source}: there is no such file (looked in {path.parent.resolve()}"
+        + (f", which has {', '.join(files)})" if files else ")")
+        + (f". Did you mean {path.parent / near[0]}?" if near else "")
+    )
+
+
+def _data_files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in READERS)[:10]
+
+
+def _refuse(report: ReadReport, skip_bad_rows: bool, max_faults: int) -> None:
+    faults = report.fault_lines(max_faults)
+    if not report.rows_read:
+        raise NoRowsLeft(f"{report.source}: holds no rows")
+    if not report.kept:
+        empty = f", {report.empty_outputs} of them with an empty output" if report.empty_outputs else ""
+        why = ", none of which can be used" + (":" if faults else "")
+        raise NoRowsLeft("\n".join([f"{report.source}: {report.rows_read} rows{empty}{why}", *faults]))
+    if report.bad and not skip_bad_rows:
+        raise BadRows(
+            "\n".join(
+                [
+                    f"{report.source}: {report.bad_rows} of {report.rows_read} rows can't be used:",
+                    *faults,
+                    "Correct them, or go on without them: --skip_bad_rows",
+                ]
+            )
+        )

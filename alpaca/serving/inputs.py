@@ -1,0 +1,87 @@
+"""From the inputs a client sends, older names among them, to one request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from alpaca.data.example import Example
+from alpaca.errors import BadMessages, ConflictingInputs, OutOfRange
+from alpaca.serving.request import GenerationRequest
+
+MAX_MESSAGES = 1000
+DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(GenerationRequest)}
+OLDER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+
+
+def request_from_inputs(
+    *,
+    prompt: str = "",
+    input: str = "",
+    system_prompt: str = "",
+    messages: Sequence[Mapping[str, Any]] | None = None,
+    stop_sequences: str | None = None,
+    prompt_template: str | None = None,
+    max_new_tokens: int | None = None,
+    min_new_tokens: int | None = None,
+    **settings: Any,
+) -> GenerationRequest:
+    """Make a request of predict.py's inputs; `settings` are GenerationRequest's fields by name.
+
+    Raises the coded error of what is wrong: EmptyPrompt, BadMessages, OutOfRange, ConflictingInputs.
+    """
+    older = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    for old, value in older.items():
+        if value is not None:
+            settings[OLDER_NAMES[old]] = _one_of(OLDER_NAMES[old], settings, old, value)
+    if settings.get("total_tokens") is not None and settings.get("max_tokens", 512) != DEFAULTS["max_tokens"]:
+        raise ConflictingInputs("max_tokens and total_tokens both say how long the answer may be: give one")
+    return GenerationRequest(
+        example=example_from_inputs(prompt, input, system_prompt, messages),
+        stop_sequences=parse_stop_sequences(stop_sequences or ""),
+        prompt_template=prompt_template or "",
+        **settings,
+    )
+
+
+def example_from_inputs(
+    prompt: str, input: str, system_prompt: str, messages: Sequence[Mapping[str, Any]] | None
+) -> Example:
+    """The prompt side as an example whose last turn awaits its answer."""
+    if not messages:
+        return Example.single(prompt, input, system=system_prompt)
+    if prompt.strip() or input.strip():
+        raise ConflictingInputs("messages and prompt both say what to answer: give one")
+    if len(messages) > MAX_MESSAGES:
+        raise OutOfRange(f"messages has {len(messages):,} entries; at most {MAX_MESSAGES:,}")
+    example = Example.from_messages(messages)
+    if example.turns[-1].output is not None:
+        raise BadMessages("the last message is from the assistant; it must be from the user, to be answered")
+    if not system_prompt.strip():
+        return example
+    if example.system:
+        raise ConflictingInputs("system_prompt and a system message both speak for the system: give one")
+    return replace(example, system=system_prompt)
+
+
+def parse_stop_sequences(text: str) -> tuple[str, ...]:
+    """Split the stop_sequences input: a JSON list of texts, else texts with commas between, taken as they stand."""
+    if text.lstrip().startswith("["):
+        try:
+            listed = json.loads(text)
+        except ValueError:
+            listed = None  # "[INST]" is a stop sequence, not JSON
+        if isinstance(listed, list):
+            if not all(isinstance(item, str) and item for item in listed):
+                raise OutOfRange("stop_sequences: a JSON list must hold texts, none of them empty")
+            return tuple(listed)
+    return tuple(part for part in text.split(",") if part)
+
+
+def _one_of(name: str, settings: Mapping[str, Any], old: str, value: int) -> int:
+    given = settings.get(name, DEFAULTS[name])
+    if given not in (DEFAULTS[name], value):
+        raise ConflictingInputs(f"{name} is {given} and {old}, its older name, is {value}: give one")
+    return value

@@ -1,0 +1,50 @@
+"""Cross-entropy from hidden states, the head applied a chunk of labelled positions at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+CHUNK_LOGITS = 6 << 20  # logits made at a time: 25 MB in fp32
+
+
+class HeadLoss(torch.autograd.Function):
+    """Sum over positions of -log softmax(hidden · headᵀ)[target], with a frozen head.
+
+    hidden [positions, width], head [vocabulary, width], targets [positions] → scalar in fp32. The logits are never
+    all there: each chunk's gradient with respect to `hidden` is taken while its logits are at hand.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        wants_grad = ctx.needs_input_grad[0]
+        grad = torch.empty_like(hidden) if wants_grad else None
+        rows = max(1, CHUNK_LOGITS // head.shape[0])
+        for start in range(0, hidden.shape[0], rows):
+            part, wanted = hidden[start : start + rows], targets[start : start + rows, None]
+            log_probability = torch.log_softmax(functional.linear(part, head), dim=-1, dtype=torch.float32)
+            total -= log_probability.gather(1, wanted).sum()
+            if grad is not None:
+                probability = log_probability.exp_()
+                probability.scatter_add_(1, wanted, probability.new_full(wanted.shape, -1.0))
+                torch.mm(probability.to(hidden.dtype), head, out=grad[start : start + rows])
+        if grad is not None:
+            ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = ctx.saved_tensors
+        return grad * grad_total.to(grad.dtype), None, None
+
+
+def head_loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of `targets` [positions] under `hidden` [positions, width] · `head`ᵀ, fp32."""
+    total: Tensor = HeadLoss.apply(hidden, head, targets)
+    return total

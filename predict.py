@@ -1,0 +1,122 @@
+"""Cog's prediction: typed inputs become a request, the engine's stream becomes the output.
+
+Cog reads the signature from this source without running it: plain names and literals, each string in one piece.
+"""
+# ruff: noqa: B008, UP007, UP045
+
+import os
+from pathlib import Path as LocalPath
+from typing import Optional, Union
+
+from cog import BaseRunner, ConcatenateIterator, Input, Path, streaming
+
+from alpaca.serving.inputs import request_from_inputs
+from alpaca.serving.output import Output
+
+ROOT = LocalPath(__file__).resolve().parent
+
+
+class Runner(BaseRunner):
+    """Serves a base (BASE_MODEL, else the only one in weights/) with the adapter that COG_WEIGHTS names, if any."""
+
+    def setup(self, weights: Optional[Union[Path, str]] = None) -> None:
+        """`weights`: an adapter's folder, archive or https URL. PRECISION chooses bf16, fp32, int8, nf4 or auto."""
+        from alpaca.serving.adapters import fetch_adapter
+        from alpaca.serving.loading import load_base, open_engine
+
+        adapter = fetch_adapter(str(weights)) if weights else None
+        base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
+        self.engine = open_engine(base, adapter)
+
+    # Cog 0.23.1 collects what an async generator yields and sends it at the end; a plain generator streams.
+    @streaming
+    def run(
+        self,
+        prompt: str = Input(default="", description="What to ask, or the instruction to follow."),
+        input: str = Input(default="", description="Further context for the prompt, such as a text to work on."),
+        system_prompt: str = Input(default="", description="How the model should behave; stands before the prompt."),
+        messages: Optional[list[dict]] = Input(
+            default=None,
+            description="A conversation instead of prompt: objects with role and content, the user's last.",
+        ),
+        max_tokens: int = Input(default=512, ge=1, le=131072, description="The answer has at most so many tokens."),
+        min_tokens: int = Input(
+            default=0, ge=0, le=131072, description="The model may not end its answer before so many tokens."
+        ),
+        temperature: float = Input(
+            default=0.7, ge=0, le=5, description="0 always takes the likeliest token (greedy); higher is more varied."
+        ),
+        top_p: float = Input(
+            default=0.95, ge=0, le=1, description="Draw from the likeliest tokens with this probability together."
+        ),
+        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from so many likeliest tokens; 0: from all."),
+        min_p: float = Input(
+            default=0.0, ge=0, le=1, description="Draw from tokens this fraction as likely as the likeliest; 0: all."
+        ),
+        repetition_penalty: float = Input(
+            default=1.0, ge=0.01, le=5, description="Above 1, tokens that occurred already become less likely."
+        ),
+        stop_sequences: Optional[str] = Input(
+            default=None,
+            description="The answer ends before the first of these; commas between them, or a JSON list of texts.",
+        ),
+        seed: Optional[int] = Input(
+            default=None, ge=0, le=4294967295, description="The same seed gives the same answer; without, it varies."
+        ),
+        n: int = Input(
+            default=1,
+            ge=1,
+            le=5,
+            description="How many answers. For more than one, the output is a list of n whole answers.",
+        ),
+        prompt_template: Optional[str] = Input(
+            default=None,
+            description="A template's name, or a text with {prompt} in it and perhaps {system_prompt}.",
+        ),
+        adapter_scale: float = Input(
+            default=1.0, ge=0, le=4, description="Strength of the adapter: 0 is the base alone, 1 as trained."
+        ),
+        total_tokens: Optional[int] = Input(
+            default=None,
+            ge=1,
+            le=131072,
+            deprecated=True,
+            description="Use max_tokens. Prompt and answer together have at most so many tokens.",
+        ),
+        max_new_tokens: Optional[int] = Input(
+            default=None, ge=1, le=131072, deprecated=True, description="The older name of max_tokens."
+        ),
+        min_new_tokens: Optional[int] = Input(
+            default=None, ge=0, le=131072, deprecated=True, description="The older name of min_tokens."
+        ),
+    ) -> ConcatenateIterator[str]:
+        request = request_from_inputs(
+            prompt=prompt,
+            input=input,
+            system_prompt=system_prompt,
+            messages=messages,
+            max_tokens=max_tokens,
+            min_tokens=min_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            stop_sequences=stop_sequences,
+            seed=seed,
+            n=n,
+            prompt_template=prompt_template,
+            adapter_scale=adapter_scale,
+            total_tokens=total_tokens,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+        )
+        with self.engine.submit(request) as stream:
+            output = Output(stream, n)
+            yield from output.pieces()
+        for name, value in output.metrics().items():
+            self.record_metric(name, value)
+
+    def healthcheck(self) -> bool:
+        """False turns the server UNHEALTHY: without its thread the engine can't answer."""
+        return self.engine.alive
