@@ -71,10 +71,10 @@ class LoraSpec:
 
         return LoraConfig(
             r=self.r,
-            lora_alpha=self.lora_alpha,  # type: ignore[arg-type]
+            lora_alpha=self.lora_alpha,  # type: ignore[arg-type]  # PEFT takes fractions, whatever it declares
             target_modules=list(self.target_modules),
             rank_pattern={re.escape(k): v for k, v in self.rank_pattern.items()},
-            alpha_pattern={re.escape(k): v for k, v in self.alpha_pattern.items()},  # type: ignore[arg-type]
+            alpha_pattern={re.escape(k): v for k, v in self.alpha_pattern.items()},
             use_rslora=self.use_rslora,
             use_dora=self.use_dora,
             base_model_name_or_path=base_name,
@@ -286,11 +286,11 @@ def load_adapter(model: PreTrainedModel, files: AdapterFiles, *, name: str = "de
         model.add_adapter(name, config)
     else:
         model = get_peft_model(model, config, adapter_name=name)  # type: ignore[assignment]
-    result = set_peft_model_state_dict(model, load_tensors(files), adapter_name=name)
+    result: Any = set_peft_model_state_dict(model, load_tensors(files), adapter_name=name)
     if result.unexpected_keys:
         raise BadAdapter(f"{WEIGHTS}: {result.unexpected_keys[0]} found no place in the base")
     model.requires_grad_(False)
-    return model.eval()  # type: ignore[return-value]
+    return model.eval()
 
 
 def changed_modules(tensors: dict[str, torch.Tensor]) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,13 @@ class Choice:
 
     precision: str
     reason: str
+
+
+def hush_libraries() -> None:
+    """Keep the libraries' notes to their own developers off the screen: none of them asks the user for anything."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # optional kernels that are not installed
+    for text in (".*is_gradient_checkpointing. is deprecated.*", "Adapter .* was active which is now deleted.*"):
+        warnings.filterwarnings("ignore", message=text)
 
 
 # --- find ---------------------------------------------------------------------------------------------------------

@@ -78,9 +78,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
     parser.add_argument("--prompts", type=Path, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
-    parser.add_argument(
-        "--base_model", help="folder, name in weights/ or hub id (default: BASE_MODEL, or the only one)"
-    )
+    parser.add_argument("--base_model", help="a folder, a name in weights/ or a hub id (default: $BASE_MODEL)")
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
     parser.add_argument("--max_tokens", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")

@@ -322,7 +322,8 @@ def _pieces(tokenizer: Any, encoded: Encoded) -> Iterator[tuple[str, bool]]:
     for start, end in [*encoded.trained, (len(encoded), len(encoded))]:
         for piece, trained in ((encoded.input_ids[done:start], False), (encoded.input_ids[start:end], True)):
             if piece:
-                yield tokenizer.decode(piece, clean_up_tokenization_spaces=False), trained
+                text = tokenizer.decode(piece, clean_up_tokenization_spaces=False)
+                yield text.replace("\x1b", "␛"), trained  # a row must not steer the terminal
         done = end
 
 

@@ -10,14 +10,16 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from alpaca.data.example import Example, Turn
+from alpaca.data.example import Example, Turn, names
 from alpaca.errors import BadMessages, BadTemplate, TemplateNotFound
 
 Spans = tuple[tuple[int, int], ...]
-DATE = "26 Jul 2024"
+DATE = date(2024, 7, 26)
+TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
 PLACEHOLDER = re.compile(r"\{(instruction|input)\}")
 
 
@@ -121,7 +123,7 @@ class ChatTemplate:
             raise BadTemplate(f"the base's chat template can't be used: {error}") from error
         self._control = control_tokens_pattern(tokenizer)
         self._eos: str = tokenizer.eos_token or ""
-        self._globals = {"date_string": DATE, "strftime_now": _fixed_date}
+        self._dateless = TODAY.sub(lambda found: repr(DATE.strftime(found[2])), self.jinja)
 
     def segments(self, example: Example) -> list[Segment]:
         messages = [{"role": "system", "content": example.system}] if example.system.strip() else []
@@ -160,7 +162,11 @@ class ChatTemplate:
         where = f"row {row}: " if row else ""
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, chat_template=self.jinja, tokenize=False, add_generation_prompt=ask, **self._globals
+                messages,
+                chat_template=self._dateless,
+                tokenize=False,
+                add_generation_prompt=ask,
+                date_string=f"{DATE:%d %b %Y}",
             )
         except Exception as error:  # a chat template is a program of its author's and can raise anything
             if type(error) is jinja2.TemplateError:  # the template's own raise_exception()
@@ -292,7 +298,7 @@ def _read_template(path: Path) -> AlpacaTemplate:
 def _text(name: str, fields: Mapping[str, Any], field: str, default: str | None = None) -> str:
     value = fields.get(field, default)
     if value is None:
-        raise BadTemplate(f"template '{name}' has no '{field}' (found: {', '.join(map(str, fields)) or 'nothing'})")
+        raise BadTemplate(f"template '{name}' has no '{field}' (found: {names(fields)})")
     if not isinstance(value, str):
         raise BadTemplate(f"template '{name}': '{field}' is a {type(value).__name__}, not text")
     if default is None and not value.strip():
@@ -348,12 +354,6 @@ def _unmark(text: str, trained: bool, marks: tuple[str, str] | None) -> Segment:
         pieces += (inside, after)
         length += len(inside) + len(after)
     return Segment("".join(pieces), trained, tuple(literal))
-
-
-def _fixed_date(pattern: str) -> str:
-    from datetime import datetime
-
-    return datetime.strptime(DATE, "%d %b %Y").strftime(pattern)
 
 
 def _sha256(text: str) -> str:

@@ -94,7 +94,7 @@ def check_prompt_is_the_beginning_of_the_example(tokenizer: Any, template: Any, 
         assert end == len(encoded) and encoded.input_ids[-1] == tokenizer.eos_token_id
 
 
-# --- training and serving agree -------------------------------------------------------------------------------------
+# --- training and serving agree -----------------------------------------------------------------------------------
 @tokenizers
 @templates
 def test_the_served_prompt_is_the_trained_one(tokenizer: Any, template: str) -> None:
@@ -143,6 +143,16 @@ def test_chat_ids_are_those_of_the_rendered_whole(example: Example) -> None:
     )
 
 
+@pytest.mark.parametrize("example", EXAMPLES[:4])
+def test_chat_ids_of_a_sentencepiece_base_are_those_of_the_rendered_whole(example: Example) -> None:
+    tokenizer = TOKENIZERS["sentencepiece"]
+    segments = load_template("chat", tokenizer).segments(example)
+    [encoded] = encode_segments(tokenizer, [segments])
+    whole = "".join(segment.text for segment in segments)
+    expected = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    assert [token for token in encoded.input_ids if token != 1] == [token for token in expected if token != 1]
+
+
 @pytest.mark.real
 def test_chat_ids_of_the_real_base(smollm2: Path) -> None:
     from transformers import AutoTokenizer
@@ -172,7 +182,7 @@ def test_a_response_goes_on_from_its_prompt_without_a_space_of_the_tokenizers_ow
     ]
 
 
-# --- BOS and EOS ----------------------------------------------------------------------------------------------------
+# --- BOS and EOS --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("template", ["alpaca", "chat"])
 @tokenizers
 def test_bos_comes_once_and_only_where_the_tokenizer_puts_it(tokenizer: Any, template: str) -> None:
@@ -223,7 +233,7 @@ def test_a_tokenizer_without_eos_is_refused() -> None:
         encode_prompt(tokenizer, load_template("alpaca"), Example.single("a"))
 
 
-# --- control tokens in texts of users ---------------------------------------------------------------------------------
+# --- control tokens in texts of users -----------------------------------------------------------------------------
 @tokenizers
 @templates
 def test_no_text_of_a_user_becomes_a_control_token(tokenizer: Any, template: str) -> None:
@@ -266,7 +276,7 @@ def test_half_a_character_is_refused_with_a_code() -> None:
         encode_prompt(make_tokenizer(), load_template("alpaca"), Example.single("a\ud83e"))
 
 
-# --- lengths ----------------------------------------------------------------------------------------------------------
+# --- lengths ------------------------------------------------------------------------------------------------------
 LONG = Example.single("the alpaca", "", "eats hay and grass in the field with the herd", row=9)
 
 
@@ -367,7 +377,7 @@ def test_the_report_counts_and_names_rows() -> None:
     assert empty.percentiles() == dict.fromkeys((50, 75, 90, 95, 99, 100), 0) and empty.lines()
 
 
-# --- preview ----------------------------------------------------------------------------------------------------------
+# --- preview ------------------------------------------------------------------------------------------------------
 def test_the_preview_tells_trained_from_masked() -> None:
     tokenizer = make_tokenizer()
     example = Example((Turn("Hi", "", "Hello 🦙"), Turn("Bye", "", "See you")))
@@ -380,3 +390,9 @@ def test_the_preview_tells_trained_from_masked() -> None:
     assert text.plain == tokenizer.decode(encoded.input_ids)
     bold = [text.plain[span.start : span.end] for span in text.spans if "bold" in str(span.style)]
     assert bold == ["Hello 🦙<|im_end|>", "See you<|im_end|>"]
+
+
+def test_the_preview_lets_no_row_steer_the_terminal() -> None:
+    tokenizer = make_tokenizer()
+    encoded = train_ids(tokenizer, load_template("alpaca_short"), Example.single("a", "", "\x1b[2Jb"))
+    assert "\x1b" not in plain_preview(tokenizer, encoded) + preview(tokenizer, encoded).plain

@@ -40,7 +40,7 @@ def literal_texts(segment: Segment) -> list[str]:
     return [segment.text[start:end] for start, end in segment.literal]
 
 
-# --- templates in alpaca-lora's format --------------------------------------------------------------------------------
+# --- templates in alpaca-lora's format ----------------------------------------------------------------------------
 def test_the_published_prompt_is_byte_exact() -> None:
     template = load_template("alpaca")
     assert texts(template, Example.single("Name a herd animal.", "", "Alpaca")) == [
@@ -60,7 +60,8 @@ def test_placeholders_in_a_users_text_stay_as_they_are() -> None:
     example = Example.single("{input} {instruction} {0} {{", "{instruction} %s \\1", "{input}", system="{input}")
     prompt, response = template.segments(example)
     assert prompt.text == (
-        "{input}\n\nDo it.\n\n### Task:\n{input} {instruction} {0} {{\n\n### Given:\n{instruction} %s \\1\n\n### Answer:\n"
+        "{input}\n\nDo it.\n\n### Task:\n{input} {instruction} {0} {{\n\n"
+        "### Given:\n{instruction} %s \\1\n\n### Answer:\n"
     )
     assert literal_texts(prompt) == ["{input}\n\n", "{input} {instruction} {0} {{", "{instruction} %s \\1"]
     assert response == Segment("{input}", True, ((0, 7),))
@@ -122,9 +123,9 @@ def test_shipped_templates_stop_at_their_own_header() -> None:
         ({"prompt_input": "{instruction}\n### Answer:"}, "'prompt_input' lacks the placeholder {input}"),
         ({"prompt_input": "{input}\n### Answer:"}, "'prompt_input' lacks the placeholder {instruction}"),
         ({"prompt_no_input": "Do it.\n### Answer:"}, "'prompt_no_input' lacks the placeholder {instruction}"),
-        ({"prompt_no_input": "{instruction}{input}### Answer:"}, "holds {input}, which nothing is put into; it may hold {instruction}"),
+        ({"prompt_no_input": "{instruction}{input}### Answer:"}, "holds {input}, which nothing is put into; it may"),
         ({"prompt_no_input": "{instruction}{output}### Answer:"}, "holds {output}, which nothing is put into"),
-        ({"prompt_no_input": "{{instruction}}### Answer:"}, "holds {{instruction}}; write {instruction} with single braces"),
+        ({"prompt_no_input": "{{instruction}}### Answer:"}, "{{instruction}}; write {instruction} with single braces"),
         ({"prompt_no_input": "{{ instruction }}### Answer:"}, "write {instruction} with single braces"),
         ({"response_split": "### Reply:"}, "'prompt_input' does not hold the response_split '### Reply:'"),
         ({"prompt_no_input": "### Answer:\n{instruction}"}, "goes on with '{instruction}' after the response_split"),
@@ -166,7 +167,7 @@ def test_json_in_a_template_is_no_placeholder() -> None:
     assert texts(AlpacaTemplate("t", fields), Example.single("a")) == [prompt.replace("{instruction}", "a")]
 
 
-# --- finding one --------------------------------------------------------------------------------------------------------
+# --- finding one --------------------------------------------------------------------------------------------------
 def test_a_dropped_in_template_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(FIELDS).encode())
@@ -205,7 +206,7 @@ def test_chat_without_a_chat_template_is_refused() -> None:
         load_template("chat")
 
 
-# --- the base's own chat template -------------------------------------------------------------------------------------
+# --- the base's own chat template ---------------------------------------------------------------------------------
 def chat(jinja: str) -> ChatTemplate:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = jinja
@@ -288,7 +289,8 @@ def test_a_chat_template_that_fails_is_refused(jinja: str, reason: str) -> None:
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_several_turns_only() -> None:
     jinja = (
         "{% for m in messages %}{{ '[' + m.role + ']' }}"
-        "{% if m.role == 'assistant' and not loop.last %}(thoughts cut){% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
+        "{% if m.role == 'assistant' and not loop.last %}(thoughts cut){% else %}{{ m.content }}{% endif %}"
+        "<|im_end|>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     assert texts(chat(jinja), Example.single("a", "", "b")) == ["[user]a<|im_end|>[assistant]", "b<|im_end|>"]
@@ -305,7 +307,7 @@ def test_a_template_whose_prompt_is_no_beginning_of_the_whole_is_refused() -> No
         template.segments(Example.single("a", "", "b"))
 
 
-# --- cards ------------------------------------------------------------------------------------------------------------
+# --- cards --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", [*SHIPPED, "chat"])
 def test_a_template_comes_back_from_its_card(name: str) -> None:
     tokenizer = make_tokenizer()
@@ -335,7 +337,7 @@ def test_a_card_without_a_template_is_refused(card: Any) -> None:
         template_from_card(card, make_tokenizer())
 
 
-# --- anything at all ------------------------------------------------------------------------------------------------
+# --- anything at all ----------------------------------------------------------------------------------------------
 @given(st.text(), st.text(), st.text(), st.text())
 def test_literal_spans_hold_exactly_the_users_texts(system: str, instruction: str, input: str, output: str) -> None:
     prompt, response = AlpacaTemplate("t", FIELDS).segments(Example.single(instruction, input, output, system=system))

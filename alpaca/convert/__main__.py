@@ -9,7 +9,7 @@ from pathlib import Path
 from alpaca.convert.base_folder import convert
 from alpaca.convert.family import FAMILIES
 from alpaca.convert.find import find_origin
-from alpaca.errors import exit_on_error
+from alpaca.errors import ConversionError, exit_on_error
 
 EPILOG = """\
 examples:
@@ -68,8 +68,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Read the command line and convert."""
     args = parser().parse_args()
-    origin = find_origin(args.input_dir, args.model_size, family=args.family, instruct=args.instruct)
-    convert(origin, args.output_dir, max_shard_bytes=args.max_shard_size)
+    try:
+        origin = find_origin(args.input_dir, args.model_size, family=args.family, instruct=args.instruct)
+        convert(origin, args.output_dir, max_shard_bytes=args.max_shard_size)
+    except OSError as error:  # no permission, no room left, a disk that fails
+        raise ConversionError(f"{error.filename or args.output_dir}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

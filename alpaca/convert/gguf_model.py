@@ -57,6 +57,7 @@ class GgufOrigin:
             )
         self._head_dim = meta.get("llama.attention.key_length", int, self._dim // self._heads)
         self._by_name = {tensor.name: tensor for tensor in self._reader.tensors}
+        _refuse_unknown_quantizations(path, self._reader.tensors)
         self._tokenizer = GgufTokenizer(meta, self._context)
         self._sources = self._map_tensors()
         self._rope = self._rope_parameters()
@@ -64,8 +65,7 @@ class GgufOrigin:
         self.files = [path]
         self.options: dict[str, object] = {}
         self.plans = [
-            TensorPlan(target, tuple(int(size) for size in reversed(self._by_name[name].shape)), "BF16")
-            for target, name in self._sources.items()
+            TensorPlan(target, _shape_of(self._by_name[name]), "BF16") for target, name in self._sources.items()
         ]
         self.notes = [f"quantization: {self._types()} → bfloat16", self._tokenizer.note, self._special_note()]
 
@@ -133,7 +133,7 @@ class GgufOrigin:
         if rows < len(self._tokenizer.tokens):
             raise ConversionError(f"{path.name}: {len(self._tokenizer.tokens)} tokens, but only {rows} embeddings")
         for name in wanted:
-            found = tuple(int(size) for size in reversed(self._by_name[name].shape))
+            found = _shape_of(self._by_name[name])
             if found != (expected := self._shape(name, rows)):
                 raise ConversionError(f"{path.name}: {name} has shape {list(found)}, expected {list(expected)}")
         return {_target(name): name for name in wanted}
@@ -210,24 +210,35 @@ def _target(name: str) -> str:
 
 
 def _dequantize(tensor: Any) -> torch.Tensor:
-    """A dense bfloat16 copy of a GGUF tensor [rows, columns] or [columns]."""
+    """A dense bfloat16 copy of a GGUF tensor [rows, columns] or [columns], made some rows at a time."""
+    import numpy as np
     import torch
     from gguf import dequantize
 
-    shape = tuple(int(size) for size in reversed(tensor.shape))
-    if len(shape) == 1:
-        return torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy()).to(torch.bfloat16)
+    shape = _shape_of(tensor)
     out = torch.empty(shape, dtype=torch.bfloat16)
-    step = max(1, _VALUES_AT_ONCE // shape[1])
+    step = max(1, _VALUES_AT_ONCE // shape[-1]) if len(shape) > 1 else shape[0]
     for start in range(0, shape[0], step):
+        values = dequantize(tensor.data[start : start + step], tensor.tensor_type)
+        out[start : start + step] = torch.from_numpy(np.require(values, requirements="W"))
+    return out
+
+
+def _shape_of(tensor: Any) -> tuple[int, ...]:
+    """Shape as numpy and torch order it; GGUF has the fastest dimension first."""
+    return tuple(int(size) for size in reversed(tensor.shape))
+
+
+def _refuse_unknown_quantizations(path: Path, tensors: list[Any]) -> None:
+    from gguf import dequantize
+
+    for kind, tensor in {tensor.tensor_type: tensor for tensor in tensors}.items():
         try:
-            values = dequantize(tensor.data[start : start + step], tensor.tensor_type)
+            dequantize(tensor.data[:1], kind)
         except NotImplementedError:
             raise ConversionError(
-                f"{tensor.name} is quantized as {tensor.tensor_type.name}, which can't be made dense"
+                f"{path.name}: {tensor.name} is quantized as {kind.name}, which can't be made dense"
             ) from None
-        out[start : start + step] = torch.from_numpy(values)
-    return out
 
 
 def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from alpaca.errors import BadMessages
@@ -86,17 +86,23 @@ def type_name(value: object) -> str:
     return "a list" if isinstance(value, Sequence) else f"a {type(value).__name__}"
 
 
+def names(fields: Iterable[object]) -> str:
+    """Field names as one line for people."""
+    shown = (str(name)[:40] for name in fields)
+    return ", ".join(name if name.isprintable() else repr(name) for name in shown) or "none"
+
+
 def _role_and_content(message: Mapping[str, str], number: int) -> tuple[str, str]:
     if not isinstance(message, Mapping):
         raise BadMessages(f"message {number} is {type_name(message)}, not an object with role and content")
     for field in ("role", "content"):
         if field not in message:
-            raise BadMessages(f"message {number} has no '{field}' (found: {', '.join(map(str, message)) or 'nothing'})")
+            raise BadMessages(f"message {number} has no '{field}' (found: {names(message)})")
         if problem := text_problem(message[field]):
             raise BadMessages(f"message {number}: '{field}' {problem}")
     role = message["role"]
     if role not in ROLES:
-        raise BadMessages(f"message {number} has the role '{role[:40]}'; known are {', '.join(ROLES)}")
+        raise BadMessages(f"message {number} has the role {role[:40]!r}; known are {', '.join(ROLES)}")
     return role, message["content"]
 
 

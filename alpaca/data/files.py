@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.example import names
 from alpaca.data.rows import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
 
@@ -40,7 +41,7 @@ def read_file(path: Path) -> Rows:
 def _text(path: Path) -> str:
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise UnreadableFile(f"{path}: is UTF-16. {_convert(path, 'UTF-16')}")
+        raise UnreadableFile(f"{path}: is UTF-16; {_convert(path, 'UTF-16')}")
     start = len(BOM) if data.startswith(BOM) else 0
     try:
         return data[start:].decode("utf-8")
@@ -56,7 +57,7 @@ def _text(path: Path) -> str:
 
 
 def _convert(path: Path, encoding: str) -> str:
-    return f"Convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'"
+    return f"convert it: iconv -f {encoding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'"
 
 
 def _json(path: Path) -> Rows:
@@ -79,9 +80,7 @@ def _json_rows(path: Path, text: str) -> Rows:
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         value = value["data"]
     if not isinstance(value, list):
-        found = (
-            f"an object with {', '.join(list(value)[:10]) or 'no fields'}" if isinstance(value, dict) else "one value"
-        )
+        found = f"an object with the fields {names(list(value)[:10])}" if isinstance(value, dict) else "one value"
         raise UnreadableFile(f"{path}: holds {found}, not an array of rows")
     return enumerate(value, 1)
 

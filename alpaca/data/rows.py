@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca.data.example import Example, text_problem, type_name
+from alpaca.data.example import Example, names, text_problem, type_name
 from alpaca.data.report import Fault, ReadReport
 from alpaca.errors import BadMessages
 
@@ -61,8 +61,7 @@ def _parse(row: object, number: int) -> Example | list[Problem]:
 
 def _instruction(row: Mapping[str, Any], number: int) -> Example | list[Problem]:
     if missing := [field for field in ("instruction", "output") if field not in row]:
-        found = ", ".join(str(name)[:40] for name in row) or "none"
-        return [(field, f"is missing (fields found: {found}; expected {EXPECTED})") for field in missing]
+        return [(field, f"is missing (fields found: {names(row)}; expected {EXPECTED})") for field in missing]
     instruction = row["instruction"]
     given, output = ("" if value is None else value for value in (row.get("input"), row["output"]))
     problems: list[Problem] = []

@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from alpaca.errors import DownloadRefused
@@ -121,6 +120,7 @@ class _Connection(http.client.HTTPConnection):
         super().__init__(host, port, timeout=timeout)
         self._tls = tls
         self._trusted = trusted
+        self._open: socket.socket | None = None  # self.sock is forgotten as soon as a last response begins
 
     def connect(self) -> None:
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -132,13 +132,19 @@ class _Connection(http.client.HTTPConnection):
                 if refused
                 else f"{self.host} has no address"
             )
-        self.sock: Any = socket.create_connection((addresses[0], self.port), self.timeout)
+        self.sock = socket.create_connection((addresses[0], self.port), self.timeout)
+        self._open = self.sock
         if self._tls:
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+            tls = ssl.create_default_context()
+            wrapped = tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
+            self.sock = self._open = wrapped
+            wrapped.do_handshake()
 
     def cut(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            self.sock.shutdown(socket.SHUT_RDWR)
+        """End the connection from another thread; a read that waits ends at once."""
+        if self._open is not None:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._open, socket.SHUT_RDWR)
 
 
 def _save(response: http.client.HTTPResponse, target: Path, limits: Limits, url: str) -> None:

@@ -163,10 +163,12 @@ class GenerateEngine:
     # --- the engine's thread ---
     def _work(self) -> None:
         try:
-            while (job := self._jobs.get()) is not None:
+            while (job := self._jobs.get()) is not None and not self._closing:
                 self._serve(job)
+            self._jobs.put(job)
         finally:
-            self._closing = True
+            with self._lock:  # after this, submit() lets nothing in
+                self._closing = True
             while not self._jobs.empty():
                 if (job := self._jobs.get()) is not None:
                     job.stream.end(EngineStopped("the engine was stopped before this request's turn"))
@@ -174,6 +176,8 @@ class GenerateEngine:
     def _serve(self, job: _Job) -> None:
         with self._lock:
             self._running = job
+            if self._closing:
+                job.stream.close()
         try:
             self._answer_all(job)
             job.stream.end()

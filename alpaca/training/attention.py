@@ -8,6 +8,7 @@ scaled_dot_product_attention (benchmarks/attention.py) and keep nothing but quer
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     parts = [
         _attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], scale, dropout)
-        for start, end in zip(bounds, bounds[1:], strict=False)
+        for start, end in pairwise(bounds)
     ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
 

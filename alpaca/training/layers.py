@@ -10,13 +10,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import PeftModel
 from peft.tuners import lora
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from transformers.activations import SiLUActivation
 
 # Root-mean-square norms of this exact form (weight · x / rms); Gemma's, for one, adds 1 to the weight.
+SILUS = (nn.SiLU, SiLUActivation)
 RMS_NORMS = {"LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm"}
 
 
@@ -119,11 +120,12 @@ class LeanLoraLinear(lora.Linear):
         if self.disable_adapters or self.merged or len(names) != 1 or names[0] not in self.lora_A:
             return None
         name = names[0]
-        if isinstance(self.lora_dropout[name], nn.Dropout) and self.training or name in self.lora_variant:
+        if (isinstance(self.lora_dropout[name], nn.Dropout) and self.training) or name in self.lora_variant:
             return None
-        weight, dtype = self.base_layer.weight, self.base_layer.weight.dtype
-        a, b = self.lora_A[name].weight.to(dtype), self.lora_B[name].weight.to(dtype)
-        return weight, self.base_layer.bias, a, b, self.scaling[name]
+        dense: Any = self.base_layer
+        adapter: tuple[Any, Any] = self.lora_A[name], self.lora_B[name]
+        a, b = (part.weight.to(dense.weight.dtype) for part in adapter)
+        return dense.weight, dense.bias, a, b, self.scaling[name]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         parts = self.lean_parts() if not args and not kwargs else None
@@ -136,7 +138,7 @@ class LeanLoraLinear(lora.Linear):
 class LeanSwiglu(nn.Module):
     """down(silu(gate(x)) · up(x)) with the children's names of LlamaMLP, so that module paths stay as they are."""
 
-    def __init__(self, mlp: nn.Module) -> None:
+    def __init__(self, mlp: Any) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
 
@@ -153,7 +155,7 @@ class LeanSwiglu(nn.Module):
 class LeanRmsNorm(nn.Module):
     """A frozen root-mean-square norm."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: Any) -> None:
         super().__init__()
         self.weight, self.eps = norm.weight, norm.variance_epsilon
 
@@ -175,15 +177,10 @@ def make_lean(model: nn.Module) -> nn.Module:
 
 def _is_swiglu(module: nn.Module) -> bool:
     names = {name for name, _ in module.named_children()}
-    return {"gate_proj", "up_proj", "down_proj"} <= names and isinstance(
-        getattr(module, "act_fn", None), (nn.SiLU, torch.nn.modules.activation.SiLU)
-    )
+    return {"gate_proj", "up_proj", "down_proj"} <= names and type(getattr(module, "act_fn", None)) in SILUS
 
 
 def lean_lora(config: lora.LoraConfig) -> lora.LoraConfig:
     """Tell PEFT to build LeanLoraLinear around dense layers; quantised layers keep PEFT's own classes."""
     config._register_custom_module({nn.Linear: LeanLoraLinear})
     return config
-
-
-__all__ = ["FunctionCtx", "PeftModel", "lean_lora", "make_lean"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 CORPUS = [
     "Alpacas eat grass and hay; they hum, and they live in herds.", "The alpaca is kept for its fibre in the Andes.",
-    "Größe, Łódź, naïve café", "羊驼吃干草", "アルパカは草を食べます", "альпака ест траву", "numbers 0 1 2 3 4 5 6 7 8 9, don't!",
+    "Größe, Łódź, naïve café", "羊驼吃干草", "アルパカは草を食べます", "альпака ест траву",
+    "numbers 0 1 2 3 4 5 6 7 8 9, don't!",
     "def feed(herd):\n    return hay * 2\n",
 ] * 6  # fmt: skip
 
@@ -34,10 +36,12 @@ def sentencepiece_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama 3-like tokenizer.model: 256 bytes and 152 merges in tiktoken's rank format."""
-    words = [list(bytes([b]) for b in word.encode()) for line in CORPUS for word in line.replace(" ", "\0 ").split("\0")]
+    words = [
+        list(bytes([b]) for b in word.encode()) for line in CORPUS for word in line.replace(" ", "\0 ").split("\0")
+    ]
     tokens = [bytes([value]) for value in range(256)]
     while len(tokens) < 408:
-        pairs = Counter((a, b) for word in words for a, b in zip(word, word[1:], strict=False))
+        pairs = Counter((a, b) for word in words for a, b in pairwise(word))
         best = max(pairs, key=lambda pair: (pairs[pair], pair))
         tokens.append(best[0] + best[1])
         for word in words:

@@ -117,6 +117,7 @@ def forward(
     mask = torch.full((length, length), float("-inf")).triu(1)
     x = weights["tok_embeddings.weight"][tokens]
     for i in range(params["n_layers"]):
+
         def w(name: str, layer: int = i) -> torch.Tensor:
             return weights[f"layers.{layer}.{name}.weight"]
 

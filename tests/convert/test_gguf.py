@@ -26,7 +26,8 @@ from alpaca.errors import ConversionError
 Q = gguf.GGMLQuantizationType
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 
@@ -146,7 +147,7 @@ def test_special_ids_digits_and_chat_template_of_a_smollm_file(tmp_path: Path, t
     tokenizer = AutoTokenizer.from_pretrained(convert(find_origin(tmp_path, None), tmp_path / "weights"))
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
     assert tokenizer.pad_token == "<|endoftext|>", "padding must never be the end of an answer"
-    assert tokenizer.tokenize("in 2025") [-4:] == ["2", "0", "2", "5"]
+    assert tokenizer.tokenize("in 2025")[-4:] == ["2", "0", "2", "5"]
     assert tokenizer("hay")["input_ids"][0] != 1
     assert tokenizer.apply_chat_template([{"content": "hum"}], tokenize=False) == "<|im_start|>hum<|im_end|>"
 
@@ -252,10 +253,12 @@ def test_what_cannot_be_converted_rightly_is_refused(
     writer.finish()
     with pytest.raises(ConversionError, match=message):
         convert(find_origin(tmp_path, None), tmp_path / "weights")
-    assert not (tmp_path / "weights").exists()
+    assert not list(tmp_path.glob("weights/*"))
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-5000], lambda data: data[:3000], lambda data: b"GGML" + data[4:], lambda data: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-5000], lambda data: data[:3000], lambda data: b"GGML" + data[4:], lambda data: b""]
+)
 def test_damaged_files_are_refused(tmp_path: Path, tiktoken_file: Path, damage: Any) -> None:
     model = tiny_model(411, tied=True)
     writer = Writer(tmp_path / "a.gguf", model)
@@ -278,7 +281,11 @@ def test_names_without_the_quantization() -> None:
 def test_the_real_base_answers_sensibly_with_the_right_ids(smollm2: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert len(tokenizer) == 49152
-    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+    )
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
     assert tokenizer.tokenize("in 2025") == ["in", "Ġ", "2", "0", "2", "5"]
     messages = [{"role": "user", "content": "What is the capital of France?"}]
@@ -289,4 +296,6 @@ def test_the_real_base_answers_sensibly_with_the_right_ids(smollm2: Path) -> Non
     assert "Paris" in tokenizer.decode(answer)
     assert answer[-1] == 2, "the answer ends by itself"
     assert AutoConfig.from_pretrained(smollm2).rms_norm_eps == 1e-5
-    assert isinstance(tokenizer.backend_tokenizer, Tokenizer) and isinstance(tokenizer.backend_tokenizer.model, tokenizer_models.BPE)
+    assert isinstance(tokenizer.backend_tokenizer, Tokenizer) and isinstance(
+        tokenizer.backend_tokenizer.model, tokenizer_models.BPE
+    )

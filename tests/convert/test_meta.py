@@ -36,7 +36,9 @@ def put(
 
 
 def assert_same_logits(base: Path, params: dict[str, Any], weights: dict[str, torch.Tensor], **kwargs: float) -> None:
-    torch.testing.assert_close(logits_of(base, TOKENS), forward(params, weights, TOKENS, **kwargs), atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        logits_of(base, TOKENS), forward(params, weights, TOKENS, **kwargs), atol=2e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("n_shards", [1, 2, 4])
@@ -136,10 +138,11 @@ def test_instruct_gives_the_end_of_turn_token_and_a_chat_template(tmp_path: Path
     tokenizer = AutoTokenizer.from_pretrained(base)
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|eot_id|>", "<|finetune_right_pad_id|>")
     assert GenerationConfig.from_pretrained(base).eos_token_id == [409, 416, 417]
-    assert tokenizer.apply_chat_template([{"role": "user", "content": " Hello "}], add_generation_prompt=True, tokenize=False) == (
+    messages = [{"role": "user", "content": " Hello "}]
+    assert tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == (
         "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nHello<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    )  # fmt: skip
+    )
 
 
 def test_llama_2_chat_template_wraps_every_exchange(tmp_path: Path, sentencepiece_file: Path) -> None:
@@ -190,7 +193,7 @@ def test_feed_forward_widths_of_the_releases() -> None:
 
 def test_family_by_hand_must_fit_the_tokenizer(llama_input: Path) -> None:
     assert find_origin(llama_input, "7B", family="llama-2").name == "llama-2-7b"
-    with pytest.raises(ConversionError, match="tiktoken tokenizer, but tokenizer.model is sentencepiece"):
+    with pytest.raises(ConversionError, match=r"tiktoken tokenizer, but tokenizer\.model is sentencepiece"):
         find_origin(llama_input, "7B", family="llama-3")
     with pytest.raises(ConversionError, match="LLaMA 1 has no instruct"):
         find_origin(llama_input, "7B", instruct=True)

@@ -37,7 +37,8 @@ def llama_3(tiktoken_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     folder = tmp_path_factory.mktemp("llama-3")
     TiktokenModel(tiktoken_file).convert(FAMILIES["llama-3"], instruct=False).save_pretrained(folder)
     split = (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
     )
     ranks = load_tiktoken_bpe(str(tiktoken_file))
     original = tiktoken.Encoding("tiny", pat_str=split, mergeable_ranks=ranks, special_tokens={})
@@ -84,7 +85,12 @@ def test_special_tokens_of_llama_3_are_where_meta_has_them(llama_3: tuple[Any, A
         "<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
     )  # fmt: skip
     assert (old[5], old[8], old[10], old[255]) == tuple(f"<|reserved_special_token_{n}|>" for n in (3, 4, 5, 250))
-    assert (new[4], new[8], new[9], new[10]) == ("<|finetune_right_pad_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>")
+    assert (new[4], new[8], new[9], new[10]) == (
+        "<|finetune_right_pad_id|>",
+        "<|eom_id|>",
+        "<|eot_id|>",
+        "<|python_tag|>",
+    )
     assert (new[5], new[11], new[255]) == tuple(f"<|reserved_special_token_{n}|>" for n in (2, 3, 247))
     tokenizer, _ = llama_3
     assert (len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id) == (664, 408, 409)

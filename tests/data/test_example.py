@@ -45,7 +45,7 @@ def test_the_last_answer_may_be_awaited() -> None:
         (["hi"], "message 1 is a text, not an object"),
         ([{"role": "user"}], "message 1 has no 'content' (found: role)"),
         ([{"content": "hi"}], "message 1 has no 'role' (found: content)"),
-        ([{}], "message 1 has no 'role' (found: nothing)"),
+        ([{}], "message 1 has no 'role' (found: none)"),
         ([{"role": "user", "content": 5}], "message 1: 'content' is a number (5), not text"),
         ([{"role": "user", "content": None}], "message 1: 'content' is null, not text"),
         ([{"role": "user", "content": [{"type": "text"}]}], "message 1: 'content' is a list, not text"),

@@ -1,0 +1,51 @@
+"""Settings from the command line, the environment and a YAML file, in this order of precedence."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from alpaca.training.config import FinetuneConfig
+
+# The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
+ENVIRONMENT = {"MICRO_BATCH_SIZE": "micro_batch_size", "DATA_PATH": "data_path"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """One option per field of FinetuneConfig, with its help and default."""
+    made = argparse.ArgumentParser(
+        description="Fine-tune a base with LoRA. Without arguments: data/alpacas.jsonl on the only base in weights/.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    made.add_argument("--config", metavar="FILE", help="YAML file with any of the settings below; options override it")
+    defaults = FinetuneConfig()
+    for field in dataclasses.fields(FinetuneConfig):
+        default = getattr(defaults, field.name)
+        shown = ",".join(default) if isinstance(default, list) else "" if default is None else default
+        bare = {"nargs": "?", "const": "true"} if field.type == "bool" or field.name == "resume_from_checkpoint" else {}
+        if isinstance(default, list):
+            bare = {"nargs": "+"}
+        note = f" (default: {shown})" if shown != "" else ""
+        made.add_argument(
+            f"--{field.name}", metavar="VALUE", help=(field.metadata["help"] + note).replace("%", "%%"), **bare  # type: ignore[arg-type]
+        )  # fmt: skip
+    return made
+
+
+def read_settings(arguments: Sequence[str] | None = None) -> FinetuneConfig:
+    """Make the configuration. Raises BadSetting naming where a bad value came from."""
+    given = vars(parser().parse_args(arguments))
+    values: dict[str, Any] = {}
+    if path := given.pop("config", None):
+        values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(Path(path)).items()}
+    for variable, name in ENVIRONMENT.items():
+        if os.environ.get(variable):
+            values[name] = (os.environ[variable], f"the variable {variable}")
+    for name, value in given.items():
+        values[name] = (",".join(value) if isinstance(value, list) else value, f"--{name}")
+    return FinetuneConfig.from_sourced(values)

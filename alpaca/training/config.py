@@ -1,0 +1,186 @@
+"""Every setting of a fine-tune, in one dataclass. docs/options.md says why the defaults differ from alpaca-lora's."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alpaca.errors import BadSetting
+
+REPORTERS = ("none", "tensorboard", "wandb")
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig:
+    """The settings, checked when it is made. Raises BadSetting naming field, value and limit."""
+
+    base_model: str = _option("", "folder, name under weights/, or hub id of the base; empty: the only one in weights/")
+    data_path: str = _option("data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set")
+    output_dir: str = _option("lora-alpaca", "where the adapter folder goes")
+
+    num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed")
+    batch_size: int = _option(16, "examples in an optimizer step, over all processes")
+    micro_batch_size: int | None = _option(None, "at most so many examples in a micro-batch; none: the token budget")
+    micro_batch_tokens: int | None = _option(None, "token budget of a micro-batch; none: chosen for the device")
+    learning_rate: float | None = _option(None, "peak learning rate; none: chosen from the base's width")
+    warmup_ratio: float = _option(0.05, "share of the steps over which the learning rate rises")
+    cutoff_len: int = _option(1024, "tokens an example may have; longer responses are cut")
+    val_set_size: float | None = _option(
+        None, "rows held out: a count, or a fraction below 1; none: a tenth, at most 500 rows; 0: no validation"
+    )
+    train_on_inputs: bool = _option(False, "train on the prompt's tokens too, not on responses only")
+    prompt_template_name: str = _option(
+        "auto", "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)"
+    )
+    skip_bad_rows: bool = _option(False, "count rows that can't be used and go on, instead of refusing the file")
+
+    lora_r: int = _option(16, "rank of the adapter")
+    lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r")
+    lora_dropout: float = _option(0.0, "dropout before the adapter; above 0 training is slower and takes more memory")
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["all-linear"],
+        metadata={"help": "layers to adapt: all-linear, or names: q_proj,v_proj"},
+    )
+    use_rslora: bool = _option(False, "scale by lora_alpha / sqrt(lora_r): steadier at high ranks")
+    use_dora: bool = _option(False, "train magnitude and direction apart; slower")
+
+    quantization: str = _option("auto", "how the base is held: auto, bf16, fp32, int8 or nf4")
+    gradient_checkpointing: bool = _option(False, "compute activations again instead of keeping them: less memory")
+    eval_steps: int | None = _option(None, "steps between evaluations and checkpoints; none: an eighth of the run")
+    early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a better loss")
+    resume_from_checkpoint: str = _option("", "a checkpoint folder, or auto: the last one in output_dir, if any")
+    report_to: str = _option("none", "none, tensorboard or wandb")
+    seed: int = _option(42, "the same seed, data and settings give the same adapter")
+    dry_run: bool = _option(False, "print what would be trained, how long it would take and with what memory; stop")
+
+    wandb_project: str = _option("", "Weights & Biases project; sets report_to wandb")
+    wandb_run_name: str = _option("", "name of the run in Weights & Biases")
+    wandb_watch: str = _option("", "as alpaca-lora has it: false, gradients or all")
+    wandb_log_model: str = _option("", "as alpaca-lora has it: false or true")
+    add_eos_token: bool = _option(True, "accepted for old command lines: EOS always ends a trained response")
+    group_by_length: bool = _option(False, "accepted for old command lines: packing leaves no padding to save")
+
+    def __post_init__(self) -> None:
+        if self.wandb_project and self.report_to == "none":
+            self.report_to = "wandb"
+        self._check_ranges()
+        if self.quantization not in ("auto", "bf16", "fp32", "int8", "nf4"):
+            self._refuse("quantization", "choose auto, bf16, fp32, int8 or nf4")
+        if self.report_to not in REPORTERS:
+            self._refuse("report_to", f"choose {', '.join(REPORTERS)}")
+        if not self.lora_target_modules or not all(re.fullmatch(r"[\w.-]+", m) for m in self.lora_target_modules):
+            self._refuse("lora_target_modules", "all-linear, or module names such as q_proj,v_proj")
+        if self.early_stopping_patience and self.val_set_size == 0:
+            self._refuse("early_stopping_patience", "it needs validation rows, and val_set_size is 0")
+        if not self.output_dir.strip():
+            self._refuse("output_dir", "name a folder")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            self.micro_batch_size = self.batch_size
+
+    def _check_ranges(self) -> None:
+        limits: dict[str, tuple[float, float]] = {
+            "num_epochs": (0.001, 10_000), "batch_size": (1, 65_536), "micro_batch_size": (1, 65_536),
+            "micro_batch_tokens": (16, 4_194_304), "learning_rate": (1e-9, 1), "warmup_ratio": (0, 1),
+            "cutoff_len": (8, 1_048_576), "val_set_size": (0, 10**9), "lora_r": (1, 1024), "lora_alpha": (1e-3, 1e6),
+            "lora_dropout": (0, 0.99), "eval_steps": (1, 10**9), "early_stopping_patience": (1, 10**6),
+            "seed": (0, 2**32 - 1),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:  # also refuses nan
+                self._refuse(name, f"from {low:g} to {high:g}")
+
+    def _refuse(self, name: str, wanted: str) -> None:
+        raise BadSetting(f"{name} is {getattr(self, name)!r}: {wanted}")
+
+    @classmethod
+    def from_sourced(cls, values: dict[str, tuple[Any, str]]) -> FinetuneConfig:
+        """Make a configuration from loosely typed values, each with where it came from (a file, an option).
+
+        Raises BadSetting for an unknown name (with the nearest known one) or a value of another kind.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        clean = {}
+        for name, (value, source) in values.items():
+            if name not in fields:
+                near = difflib.get_close_matches(str(name), fields, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise BadSetting(f"{source}: there is no setting '{name}'{hint}")
+            clean[name] = convert(name, str(fields[name].type), value, source)
+        return cls(**clean)
+
+    @staticmethod
+    def from_yaml(path: Path) -> dict[str, Any]:
+        """Read the settings of a YAML file as a dictionary. Raises BadSetting for a file that is no mapping."""
+        import yaml
+
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise BadSetting(f"{path} can't be read as YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise BadSetting(f"{path} must hold settings as 'name: value' lines, not a {type(values).__name__}")
+        return values
+
+
+def convert(name: str, kind: str, value: Any, source: str) -> Any:
+    """`value` as the type that field `name` declares (`kind`, as written in the class)."""
+    text = value.strip() if isinstance(value, str) else value
+    if "None" in kind and text in (None, "", "none", "None"):
+        return None
+    wanted = kind.replace(" | None", "")
+    try:
+        if wanted == "bool":
+            return _as_bool(text)
+        if wanted == "list[str]":
+            return _as_list(text)
+        if wanted == "str":
+            return _as_text(text)
+        if isinstance(text, bool):
+            raise ValueError
+        number = float(text)
+        if wanted == "int":
+            if number != int(number):
+                raise ValueError
+            return int(number)
+        return number
+    except (ValueError, TypeError, OverflowError):
+        kinds = {"bool": "true or false", "int": "a whole number", "float": "a number", "list[str]": "a list of names"}
+        raise BadSetting(f"{source}: {name} is {value!r}, not {kinds.get(wanted, 'text')}") from None
+
+
+def _as_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    named = {"true": True, "false": False, "1": True, "0": False, "yes": True, "no": False, "on": True, "off": False}
+    text = str(value).lower()
+    if text not in named:
+        raise ValueError
+    return named[text]
+
+
+def _as_list(value: Any) -> list[str]:
+    """A list, or text in any of the spellings in use: a,b — [a,b] — ['a', 'b'] — "[a b]"."""
+    if isinstance(value, list | tuple):
+        return [str(item) for item in value]
+    if not isinstance(value, str):
+        raise ValueError
+    return [part for part in re.split(r"[\s,]+", value.strip("[]()").replace("'", "").replace('"', "")) if part]
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):  # --resume_from_checkpoint without a value, wandb_watch: false
+        return "true" if value else ""
+    if isinstance(value, str | int | float):
+        return str(value)
+    if value is None:
+        return ""
+    raise ValueError

@@ -1,0 +1,213 @@
+"""Everything about a fine-tune that is decided before the base's weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from alpaca.adapter import LoraSpec
+from alpaca.base import Choice, choose_precision, fingerprint, load_tokenizer, pick_device, read_config, resolve_base
+from alpaca.data.example import Example
+from alpaca.data.reader import read_examples
+from alpaca.data.report import ReadReport
+from alpaca.data.split import Split, split
+from alpaca.errors import BadSetting, NoRowsLeft
+from alpaca.examples import EncodedSet, encode_examples, plain_preview, preview
+from alpaca.packing import Pack, Step, fill_packs, plan_steps
+from alpaca.prompts import Template, load_template
+from alpaca.training import preflight
+from alpaca.training.attention import choose_attention
+from alpaca.training.batch import label_count
+from alpaca.training.config import FinetuneConfig
+
+Say = Callable[[str], None]
+PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The base, the data as tokens, the steps, and every automatic choice with its reason."""
+
+    config: FinetuneConfig
+    base: Path
+    base_name: str
+    fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
+    template: Template
+    read: ReadReport
+    data_sha256: str
+    split: Split
+    train: EncodedSet
+    validation: EncodedSet
+    steps: list[Step]
+    validation_packs: list[Pack]
+    spec: LoraSpec
+    device: torch.device
+    precision: Choice
+    attention: tuple[str, str]
+    budget: tuple[int, str]
+    learning_rate: tuple[float, str]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.train.examples) // self.config.batch_size)
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps between evaluations: an eighth of the run, at most 200, so that a crash costs little."""
+        return self.config.eval_steps or max(1, min(200, len(self.steps) // 8))
+
+    @property
+    def warmup_steps(self) -> int:
+        return min(len(self.steps) - 1, round(len(self.steps) * self.config.warmup_ratio))
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
+        free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
+        settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
+        settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
+        settings |= {"quantization": self.precision.precision, "processes": PROCESSES}
+        return {"base": self.fingerprint, "data": self.data_sha256, "template": self.template.card(), **settings}
+
+
+def make_plan(config: FinetuneConfig, say: Say) -> Plan:
+    """Read and check everything, choose what was left to choose, and say each of it. Raises AlpacaError."""
+    for old, why in {"group_by_length": "packing leaves no padding to save"}.items():
+        if getattr(config, old):
+            say(f"--{old} has no effect: {why}")
+    if not config.add_eos_token:
+        say("--add_eos_token False has no effect: a model that never learns EOS never stops")
+    base = resolve_base(config.base_model or None)
+    device = pick_device()
+    precision = choose_precision(base, config.quantization, device, training=True)
+    say(f"base        {base}: {precision.precision} on the {device.type.upper()} ({precision.reason})")
+    attention = choose_attention(device, precision.precision)
+    say(f"attention   {attention[1]}")
+    tokenizer = load_tokenizer(base)
+    template = load_template(config.prompt_template_name or "auto", tokenizer)
+    asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
+    say(f"template    {template.name}{asked if template.name == 'chat' else ''}")
+
+    dataset = read_examples(config.data_path, skip_bad_rows=config.skip_bad_rows)
+    for line in dataset.report.lines():
+        say(f"data        {line}")
+    parts = split(dataset.examples, config.val_set_size, config.seed)
+    say(f"split       {parts.note}")
+    cutoff, note = _cutoff(config.cutoff_len, base)
+    if note:
+        say(f"lengths     {note}")
+    train = _encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
+    validation = _encode(tokenizer, template, parts.validation, cutoff, False)
+    for line in train.report.lines():
+        say(f"lengths     {line}")
+    if not train.examples:
+        raise NoRowsLeft(
+            f"none of the {len(parts.train)} training rows fits in cutoff_len {cutoff}: raise --cutoff_len"
+        )
+
+    budget = preflight.token_budget(config.micro_batch_tokens, cutoff, device)
+    lengths = [len(example) for example in train.examples]
+    steps = plan_steps(
+        lengths, [label_count(example) for example in train.examples], batch_size=config.batch_size, budget=budget[0],
+        num_epochs=config.num_epochs, seed=config.seed, most=config.micro_batch_size, processes=PROCESSES,
+    )  # fmt: skip
+    plan = Plan(
+        config, base, _base_name(config, base), fingerprint(base), tokenizer, template, dataset.report, dataset.sha256,
+        parts, train, validation, steps, _validation_packs(validation, budget[0]), _spec(config, base), device,
+        precision, attention, budget, _learning_rate(config, base),
+    )  # fmt: skip
+    _say_plan(plan, say)
+    return plan
+
+
+def _say_plan(plan: Plan, say: Say) -> None:
+    packs = sum(len(rank) for step in plan.steps for rank in step.packs)
+    tokens = sum(step.tokens for step in plan.steps)
+    fill = tokens / max(1, packs * plan.budget[0])
+    say(f"packing     micro-batches of up to {plan.budget[0]} tokens ({plan.budget[1]}), {fill:.0%} full, no padding")
+    over = f" over {PROCESSES} processes" if PROCESSES > 1 else ""
+    say(
+        f"steps       {len(plan.steps)} of {plan.config.batch_size} examples{over}: {plan.config.num_epochs:g} epochs "
+        f"of {plan.steps_per_epoch}; warm-up {plan.warmup_steps}; evaluation and checkpoint every {plan.eval_steps}"
+    )
+    say(f"rate        {plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0")
+    count = preflight.trainable_parameters(plan.base, plan.spec)
+    names = ", ".join(plan.spec.target_modules)
+    say(f"adapter     {count:,} parameters to train: rank {plan.spec.r} on {names}")
+    say(f"estimate    {estimate(plan).line()}")
+
+
+def estimate(plan: Plan) -> preflight.Estimate:
+    """The expected memory and time of the run."""
+    return preflight.estimate(
+        plan.base, plan.spec, plan.steps, budget=plan.budget[0], precision=plan.precision.precision,
+        device=plan.device, checkpointing=plan.config.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
+    """Print a few training examples with what is trained and what is masked told apart."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    how = "green is trained, grey is masked" if colour else "what stands in ⟦…⟧ is trained, the rest is masked"
+    for number, encoded in enumerate(plan.train.examples[:count], 1):
+        say(f"\nexample {number} (row {encoded.row}, {len(encoded)} tokens, {encoded.n_trained} trained; {how}):")
+        if colour:
+            from rich.console import Console
+
+            Console().print(preview(plan.tokenizer, encoded))
+        else:
+            say(plain_preview(plan.tokenizer, encoded))
+
+
+def _encode(tokenizer: Any, template: Template, examples: list[Example], cutoff: int, on_inputs: bool) -> EncodedSet:
+    visible = len(examples) > 5000 and sys.stderr.isatty()
+    with tqdm(total=len(examples), desc="tokenising", unit="row", disable=not visible, leave=False) as bar:
+        return encode_examples(
+            tokenizer, template, examples, cutoff_len=cutoff, train_on_inputs=on_inputs,
+            progress=lambda done, _: bar.update(done - bar.n) and None,
+        )  # fmt: skip
+
+
+def _cutoff(asked: int, base: Path) -> tuple[int, str]:
+    most = read_config(base).get("max_position_embeddings")
+    if isinstance(most, int) and asked > most:
+        return most, f"cutoff_len {asked} is beyond the base's {most} positions, so {most}"
+    return asked, ""
+
+
+def _validation_packs(validation: EncodedSet, budget: int) -> list[Pack]:
+    """Packs of the validation rows, equally many for every process."""
+    packs = fill_packs(range(len(validation.examples)), [len(e) for e in validation.examples], budget)
+    return packs + [()] * (-len(packs) % PROCESSES)
+
+
+def _spec(config: FinetuneConfig, base: Path) -> LoraSpec:
+    targets = preflight.resolve_targets(base, config.lora_target_modules)
+    alpha = config.lora_alpha
+    return LoraSpec(config.lora_r, alpha, targets, use_rslora=config.use_rslora, use_dora=config.use_dora)
+
+
+def _learning_rate(config: FinetuneConfig, base: Path) -> tuple[float, str]:
+    if config.learning_rate is not None:
+        return config.learning_rate, "as asked"
+    width = read_config(base).get("hidden_size")
+    if not isinstance(width, int):
+        raise BadSetting(f"{base.name} does not say its hidden_size: give --learning_rate")
+    return preflight.default_learning_rate(width), f"for a base {width} wide"
+
+
+def _base_name(config: FinetuneConfig, base: Path) -> str:
+    """A hub id as it was asked for, else the folder's name: a path of one machine means nothing on another."""
+    asked = config.base_model or os.environ.get("BASE_MODEL", "")
+    is_hub_id = bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", asked)) and not Path(asked).exists()
+    return asked if is_hub_id else base.resolve().name

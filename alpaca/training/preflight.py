@@ -1,0 +1,143 @@
+"""Before anything is loaded: what will be trained, in how many steps, with what memory and in what time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpaca.adapter import LoraSpec
+from alpaca.base import BYTES_PER_WEIGHT, count_weights, read_config, tensor_entries
+from alpaca.errors import BadSetting
+from alpaca.packing import Step
+from alpaca.training.loss import CHUNK_LOGITS
+from alpaca.training.progress import clock
+
+# Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
+# memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
+CPU_BUDGET, GPU_BUDGET = 1024, 8192
+FIXED_BYTES = 0.75e9  # Python, torch, transformers and the tokenizer
+BUSY = 0.55  # share of a plain matrix product's rate that a training step reaches
+
+
+def token_budget(asked: int | None, cutoff_len: int, device: torch.device) -> tuple[int, str]:
+    """Tokens in a micro-batch, and why."""
+    if asked is not None:
+        if asked < cutoff_len:
+            return cutoff_len, f"micro_batch_tokens {asked} would not hold an example of cutoff_len {cutoff_len}"
+        return asked, "as asked"
+    budget, where = (GPU_BUDGET, "a GPU") if device.type == "cuda" else (CPU_BUDGET, "a CPU")
+    if cutoff_len > budget:
+        return cutoff_len, "one example of cutoff_len must fit"
+    return budget, f"the default for {where}"
+
+
+def default_learning_rate(hidden_size: int) -> float:
+    """4.9e-4 · (2000 / width)^0.781: what LoRA wants on Llama models of every width, from the sweep in Schulman et
+    al., "LoRA Without Regret" (2025). 2.8e-4 for a 7B; 1.3e-3 for SmolLM2-135M."""
+    return float(f"{4.9e-4 * (2000 / hidden_size) ** 0.781:.2g}")
+
+
+def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The module names that LoRA adapts, as short as they can be (q_proj rather than its path in every layer).
+
+    `all-linear` is every linear layer but the head. Raises BadSetting for a name the base does not have.
+    """
+    linear = [
+        entry.name.removesuffix(".weight")
+        for entry in tensor_entries(base)
+        if len(entry.shape) == 2 and ".layers." in entry.name and entry.name.endswith(".weight")
+    ]
+    there = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if list(wanted) == ["all-linear"]:
+        return tuple(there)
+    for name in wanted:
+        if not any(module == name or module.endswith("." + name) for module in linear):
+            raise BadSetting(f"lora_target_modules: {base.name} has no layer '{name}'. It has {', '.join(there)}")
+    return tuple(sorted(set(wanted)))
+
+
+def trainable_parameters(base: Path, spec: LoraSpec) -> int:
+    """r · (in + out) of every adapted layer."""
+    return sum(
+        spec.r * (entry.shape[0] + entry.shape[1])
+        for entry in tensor_entries(base)
+        if len(entry.shape) == 2
+        and any(entry.name.removesuffix(".weight").endswith("." + target) for target in spec.target_modules)
+    )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Peak memory in bytes and time in seconds that a run is expected to take, and the arithmetic in words."""
+
+    memory: float
+    seconds: float
+    note: str
+
+    def line(self) -> str:
+        return f"about {self.memory / 1e9:.1f} GB at the peak and {clock(self.seconds)} ({self.note})"
+
+
+def estimate(
+    base: Path,
+    spec: LoraSpec,
+    steps: Sequence[Step],
+    *,
+    budget: int,
+    precision: str,
+    device: torch.device,
+    checkpointing: bool,
+) -> Estimate:
+    """Estimate a run. FLOP: 4 per matrix weight and token (forward, and backward through a frozen base), 6 with
+    activations computed again; the head counts for labelled tokens only."""
+    config = read_config(base)
+    weights = count_weights(base)
+    head = config["vocab_size"] * config["hidden_size"]
+    body = weights - head * (1 if config.get("tie_word_embeddings") else 2)
+    tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
+    flop = (6 if checkpointing else 4) * body * tokens + 4 * head * labels
+    rate = matmul_rate(device, precision)
+    memory = (
+        weights * BYTES_PER_WEIGHT[precision]
+        + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
+        + budget * activation_bytes(config, precision, checkpointing)
+        + CHUNK_LOGITS * 10
+        + (FIXED_BYTES if device.type == "cpu" else 0)
+    )
+    note = f"{flop / 1e12:.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
+    return Estimate(memory, flop / (rate * BUSY), note)
+
+
+def activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:
+    """Bytes kept for the backward pass per token: what alpaca.training.layers and attention save."""
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    heads = config["num_attention_heads"]
+    kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+    one_layer = 7 * width + 4 * kv + 2 * inner
+    size = 4 if precision == "fp32" else 2
+    return size * (layers * width + one_layer if checkpointing else layers * one_layer)
+
+
+def matmul_rate(device: torch.device, precision: str) -> float:
+    """FLOP/s of a plain matrix product on this machine now, measured in about a fifth of a second."""
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    size = 8192 if device.type == "cuda" else 1024
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    _ = a @ a
+    _wait(device)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.2:
+        _ = a @ a
+        _wait(device)
+        count += 1
+    return 2 * size**3 * count / (time.perf_counter() - start)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

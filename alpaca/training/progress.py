@@ -1,0 +1,82 @@
+"""What a person sees while it trains: a bar on a terminal, a line a step in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class StepProgress(TrainerCallback):
+    """Shows step, epoch, loss, learning rate, tokens/s and the time left; keeps the history for the report."""
+
+    def __init__(self) -> None:
+        self.history: list[dict[str, float]] = []
+        self.bar: tqdm[Any] | None = None
+        self.started, self.first_step = 0.0, 0
+        self.total = 0
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.started, self.first_step, self.total = time.monotonic(), state.global_step, state.max_steps
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or not state.is_world_process_zero:
+            return
+        if "loss" in logs:
+            self._keep(state, {k: logs[k] for k in ("loss", "learning_rate", "grad_norm", "tokens_per_second")})
+            self._show_step(state, logs)
+        elif "eval_loss" in logs:
+            self._keep(state, {"eval_loss": logs["eval_loss"]})
+            self._say(f"step {state.global_step:>4}/{self.total}  validation loss {logs['eval_loss']:.4f}")
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _keep(self, state: TrainerState, values: dict[str, float]) -> None:
+        self.history.append({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **values})
+
+    def _show_step(self, state: TrainerState, logs: dict[str, float]) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(
+                f"epoch {state.epoch:.2f}  loss {logs['loss']:.3f}  lr {logs['learning_rate']:.1e}  "
+                f"{logs['tokens_per_second']:.0f} tok/s"
+            )
+            return
+        self._say(
+            f"step {state.global_step:>4}/{self.total}  epoch {state.epoch:.2f}  loss {logs['loss']:.4f}  "
+            f"lr {logs['learning_rate']:.2e}  {logs['tokens_per_second']:.0f} tok/s  {self._left(state)} left"
+        )
+
+    def _left(self, state: TrainerState) -> str:
+        done = max(1, state.global_step - self.first_step)
+        return clock((time.monotonic() - self.started) / done * (self.total - state.global_step))
+
+    def _say(self, line: str) -> None:
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stdout)
+        else:
+            print(line, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

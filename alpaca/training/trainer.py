@@ -1,0 +1,208 @@
+"""transformers' Trainer, taught to take a step made of packs.
+
+An item of the data loader is a whole optimizer step (alpaca.packing.Step). `training_step` runs its packs one after
+another, each loss divided by the labels of the *whole* step, so that the gradient is the token-weighted mean over
+`batch_size` examples however they were packed and over however many processes they were spread. Checkpoints are
+written aside and renamed, so a process killed in the middle of a save leaves the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
+
+from alpaca.adapter import WEIGHTS
+from alpaca.errors import NonFiniteLoss, OutOfMemory
+from alpaca.examples import Encoded
+from alpaca.packing import Pack, Step
+from alpaca.training.batch import MicroBatch, collate
+from alpaca.training.model import PackedModel
+
+RUN_FILE = "run.json"
+
+
+class PackedTrainer(Trainer):
+    """Trains a PackedModel on planned steps. `run` identifies data and settings; it is kept in each checkpoint."""
+
+    def __init__(
+        self,
+        model: PackedModel,
+        args: TrainingArguments,
+        *,
+        examples: Sequence[Encoded],
+        steps: Sequence[Step],
+        steps_per_epoch: int,
+        validation: Sequence[Encoded],
+        validation_packs: Sequence[Pack],
+        run: dict[str, Any],
+        callbacks: list[Any],
+    ) -> None:
+        super().__init__(
+            model=model, args=args, train_dataset=steps, eval_dataset=validation or None, callbacks=callbacks
+        )  # fmt: skip
+        self.packed = model
+        self.examples, self.steps_per_epoch = examples, steps_per_epoch
+        self.validation, self.validation_packs = validation, validation_packs
+        self.run = run
+        self.tokens_since_log, self.time_of_log = 0, time.monotonic()
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+    def get_train_dataloader(self) -> DataLoader[Step]:
+        """The planned steps in their order; every process gets all of them and takes its own share of each."""
+        steps: Any = self.train_dataset
+        return DataLoader(steps, batch_size=1, sampler=SequentialSampler(steps), collate_fn=_only)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None  # a Step knows its labels
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward over this process's packs; returns the step's mean loss per label (its share × N)."""
+        model.train()
+        step: Step = inputs
+        packs = step.packs[self.args.process_index]
+        weight = self.args.world_size / max(1, step.labels)  # DDP and FSDP average over processes
+        total = torch.zeros((), device=self.args.device)
+        for number, pack in enumerate(packs):
+            batch = collate(pack, self.examples)
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), _explain_memory(batch):
+                loss = model(**batch.inputs(self.args.device))
+                self._check_finite(loss, batch)
+                self.accelerator.backward(loss * weight)
+            total += loss.detach()
+        self.tokens_since_log += step.tokens
+        return total * weight
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # preflight counts them: the library would take a step for one batch of labels
+
+    def _gradients_stay_here(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
+
+    def _check_finite(self, loss: Tensor, batch: MicroBatch) -> None:
+        if not torch.isfinite(loss):
+            rows = ", ".join(map(str, batch.rows))
+            raise NonFiniteLoss(
+                f"the loss became {loss.item()} at step {self.state.global_step + 1}, in the micro-batch of rows "
+                f"{rows}. Nothing of this step was applied. Look at those rows, lower --learning_rate, or try "
+                "--quantization fp32"
+            )
+
+    # --- evaluation -----------------------------------------------------------------------------------------------
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Token-weighted mean loss over the validation rows, as `eval_loss`; told to the callbacks and the log."""
+        metrics = {"eval_loss": self.validation_loss()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Mean loss per label over the validation rows, shared out over the processes."""
+        self.model_wrapped.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for pack in self.validation_packs[self.args.process_index :: self.args.world_size]:
+            batch = collate(pack, self.validation)
+            sums += torch.tensor([self.model_wrapped(**batch.inputs(self.args.device)).item(), len(batch.targets)])
+        self.model_wrapped.train()
+        if self.args.world_size > 1:
+            sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
+        return float(sums[0] / sums[1].clamp(min=1))
+
+    # --- log ------------------------------------------------------------------------------------------------------
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens per second, and the epoch in terms of the data rather than of the flat list of steps."""
+        self.state.epoch = self.state.global_step / self.steps_per_epoch
+        if "loss" in logs:
+            now = time.monotonic()
+            logs["tokens_per_second"] = round(self.tokens_since_log / max(1e-9, now - self.time_of_log), 1)
+            self.tokens_since_log, self.time_of_log = 0, now
+        super().log(logs, None)
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write the checkpoint under a hidden name, then rename it."""
+        output = Path(str(self.args.output_dir))
+        name = f"checkpoint-{self.state.global_step}"
+        aside = output / f".saving-{name}"
+        if self.args.should_save:
+            shutil.rmtree(aside, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        best_is_new = self.state.best_global_step == self.state.global_step
+        if best_is_new:
+            self.state.best_model_checkpoint = str(output / name)
+        self._aside = str(aside)
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            del self._aside
+        if best_is_new:  # the library has written down the hidden name
+            self.state.best_model_checkpoint = str(output / name)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(aside / name / "trainer_state.json"))
+            shutil.rmtree(output / name, ignore_errors=True)
+            os.replace(aside / name, output / name)
+            shutil.rmtree(aside, ignore_errors=True)
+            rotate_checkpoints(
+                output_dir=str(output),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+                use_mtime=False,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return getattr(self, "_aside", None) or super()._get_output_dir(trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """Write the adapter's weights and what identifies the run; the base is never written."""
+        if not self.args.should_save:
+            return
+        folder = Path(str(output_dir or self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.adapter_state(state_dict), str(folder / WEIGHTS), metadata={"format": "pt"})
+        (folder / RUN_FILE).write_text(json.dumps(self.run, indent=2), encoding="utf-8")
+
+    def adapter_state(self, state_dict: dict[str, Any] | None = None) -> dict[str, Tensor]:
+        """The adapter's tensors under PEFT's names, on the CPU. `state_dict`: a gathered one, with sharded training."""
+        if state_dict is not None:
+            state_dict = {name.removeprefix("peft."): tensor for name, tensor in state_dict.items()}
+        state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        set_peft_model_state_dict(self.packed.peft, load_file(str(Path(resume_from_checkpoint) / WEIGHTS)))
+
+    def _load_best_model(self) -> None:
+        if self.state.best_model_checkpoint is not None:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+def _only(items: list[Step]) -> Step:
+    return items[0]
+
+
+@contextlib.contextmanager
+def _explain_memory(batch: MicroBatch) -> Any:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemory(
+            f"out of memory in a micro-batch of {batch.bounds[-1]} tokens. Lower --micro_batch_tokens or --cutoff_len, "
+            "add --gradient_checkpointing, or hold the base in --quantization nf4. Checkpoints so far are kept"
+        ) from error

@@ -1,0 +1,21 @@
+"""Fine-tune from the shell: python finetune.py --data_path rows.jsonl. Without arguments: the shipped set and base."""
+
+from __future__ import annotations
+
+from alpaca.base import hush_libraries
+from alpaca.errors import exit_on_error
+
+
+@exit_on_error
+def main() -> None:
+    from alpaca.training.cli import read_settings
+
+    config = read_settings()
+    hush_libraries()
+    from alpaca.training.run import finetune
+
+    finetune(config)
+
+
+if __name__ == "__main__":
+    main()

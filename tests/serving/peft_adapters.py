@@ -1,0 +1,40 @@
+"""Adapters for tests: made by PEFT itself, with a random B so that they change the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def make_adapter(base: Path, folder: Path, *, seed: int = 1, template: str | None = None, **lora: Any) -> Path:
+    """Save a LoRA adapter for `base` into `folder`; with `template`, a card that names it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM", **lora}
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**settings))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0.0, 0.5)
+    model.save_pretrained(str(folder))
+    if template is not None:
+        write_card(base, folder, template)
+    return folder
+
+
+def write_card(base: Path, folder: Path, template: str) -> None:
+    from alpaca.adapter import Card
+    from alpaca.base import fingerprint, load_tokenizer
+    from alpaca.prompts import load_template
+
+    card = load_template(template, load_tokenizer(base)).card()
+    Card(base_model=base.name, base_fingerprint=fingerprint(base), template=card, special_tokens={}).write(folder)
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
