@@ -15,25 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from transformers import AttentionInterface
 
 PACKED = "alpaca_packed"
 SHORT = 1024  # tokens; beyond it the scores' memory outweighs the speed
 
 
 def choose_attention(device: torch.device, precision: str) -> tuple[str, str]:
-    """Return (name for transformers' attn_implementation, the reason for it)."""
+    """Return (name for transformers' attn_implementation, the reason for it). PACKED must be registered to be used."""
     from transformers.utils import is_flash_attn_2_available
 
     if device.type == "cuda" and precision != "fp32" and is_flash_attn_2_available():
         return "flash_attention_2", "flash attention is installed"
-    register()
     how = "SDPA" if device.type == "cuda" else f"matrix products up to {SHORT} tokens, SDPA beyond"
     return PACKED, f"{how}, each example of a pack by itself (no flash attention here)"
 
 
 def register() -> None:
     """Make PACKED known to transformers. No mask function is registered for it, so that no mask is made."""
+    from transformers import AttentionInterface
+
     AttentionInterface.register(PACKED, packed_attention)
 
 

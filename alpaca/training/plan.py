@@ -6,14 +6,12 @@ import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from alpaca.adapter import LoraSpec
 from alpaca.base import Choice, choose_precision, fingerprint, load_tokenizer, pick_device, read_config, resolve_base
@@ -29,8 +27,11 @@ from alpaca.training import preflight
 from alpaca.training.attention import choose_attention
 from alpaca.training.batch import label_count
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.screen import Say
 
-Say = Callable[[str], None]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 

@@ -15,7 +15,7 @@ from alpaca.base import BYTES_PER_WEIGHT, count_weights, read_config, tensor_ent
 from alpaca.errors import BadSetting
 from alpaca.packing import Step
 from alpaca.training.loss import CHUNK_LOGITS
-from alpaca.training.progress import clock
+from alpaca.training.screen import clock
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.

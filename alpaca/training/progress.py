@@ -9,6 +9,8 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from alpaca.training.screen import clock
+
 
 class StepProgress(TrainerCallback):
     """Shows step, epoch, loss, learning rate, tokens/s and the time left; keeps the history for the report."""
@@ -73,10 +75,3 @@ class StepProgress(TrainerCallback):
             self.bar.write(line, file=sys.stdout)
         else:
             print(line, flush=True)
-
-
-def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

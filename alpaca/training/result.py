@@ -18,7 +18,8 @@ from torch import Tensor
 
 from alpaca.adapter import CARD, CONFIG, WEIGHTS, Card, changed_modules, load_adapter, load_tensors, verify_files
 from alpaca.errors import VerificationFailed
-from alpaca.training.plan import Plan, Say
+from alpaca.training.plan import Plan
+from alpaca.training.screen import Say
 from alpaca.training.trainer import PackedTrainer
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
@@ -33,6 +34,16 @@ class Outcome:
     best_step: int
     history: list[dict[str, float]]
     seconds: float
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a run left behind. `loss_before` and `loss_after` are on the validation rows, None without any."""
+
+    adapter: Path
+    loss_before: float | None
+    loss_after: float | None
+    steps: int
 
 
 def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say) -> None:

@@ -1,0 +1,163 @@
+"""Training itself: the lean model, the trainer with its arguments, and the run from the first step to the folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from alpaca.base import load_model
+from alpaca.errors import BadSetting
+from alpaca.training import attention
+from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
+from alpaca.training.config import FinetuneConfig
+from alpaca.training.layers import lean_lora, make_lean
+from alpaca.training.model import PackedModel
+from alpaca.training.plan import PROCESSES, Plan
+from alpaca.training.progress import StepProgress
+from alpaca.training.result import Finetuned, Outcome, write_adapter
+from alpaca.training.screen import Say, clock, is_main_process
+from alpaca.training.trainer import PackedTrainer
+
+
+def train(plan: Plan, say: Say) -> Finetuned:
+    """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    output = Path(plan.config.output_dir)
+    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity())
+    _make_room(output, checkpoint, say)
+    started = time.monotonic()
+    set_seed(plan.config.seed)
+    progress = StepProgress()
+    trainer = make_trainer(plan, build_model(plan), progress)
+    before = _loss_of_the_base(trainer, say)
+    if checkpoint is not None:
+        say(f"resuming from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    after = trainer.validation_loss() if plan.validation_packs else None
+    outcome = Outcome(before, after, _best_step(trainer), progress.history, time.monotonic() - started)
+    write_adapter(plan, trainer, outcome, say)
+    if before is not None and after is not None:
+        say(f"loss        {before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows")
+    say(f"done        {output} in {clock(outcome.seconds)}")
+    return Finetuned(output, before, after, trainer.state.global_step)
+
+
+def build_model(plan: Plan) -> PackedModel:
+    """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
+    attention.register()
+    model = load_model(plan.base, plan.precision.precision, plan.device, plan.attention[0])
+    make_lean(model)
+    model.name_or_path = plan.base_name  # PEFT writes it down, and a path of this machine means nothing elsewhere
+    config = plan.config
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+        lora_dropout=config.lora_dropout,
+        target_modules=list(plan.spec.target_modules),
+        use_rslora=config.use_rslora,
+        use_dora=config.use_dora,
+        base_model_name_or_path=plan.base_name,
+        task_type="CAUSAL_LM",
+    )
+    torch.manual_seed(config.seed)
+    peft = get_peft_model(model, lean_lora(lora))
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return PackedModel(peft)
+
+
+def make_trainer(plan: Plan, model: PackedModel, progress: StepProgress) -> PackedTrainer:
+    """The packed trainer for a plan."""
+    callbacks: list[Any] = [progress]
+    if plan.config.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=plan.config.early_stopping_patience))
+    trainer = PackedTrainer(
+        model,
+        training_arguments(plan),
+        examples=plan.train.examples,
+        steps=plan.steps,
+        steps_per_epoch=plan.steps_per_epoch,
+        validation=plan.validation.examples,
+        validation_packs=plan.validation_packs,
+        run=plan.identity(),
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def training_arguments(plan: Plan) -> TrainingArguments:
+    """Settings for transformers' Trainer. One of its epochs is the whole run: the plan is a flat list of steps."""
+    config, validates = plan.config, bool(plan.validation_packs)
+    return TrainingArguments(
+        output_dir=config.output_dir,
+        num_train_epochs=1,
+        per_device_train_batch_size=1,
+        learning_rate=plan.learning_rate[0],
+        lr_scheduler_type="cosine",
+        warmup_steps=plan.warmup_steps,
+        weight_decay=0.0,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if validates else "no",
+        eval_steps=plan.eval_steps,
+        save_strategy="steps",
+        save_steps=plan.eval_steps,
+        save_total_limit=2,
+        load_best_model_at_end=validates,
+        metric_for_best_model="eval_loss" if validates else None,
+        greater_is_better=False if validates else None,
+        restore_callback_states_from_checkpoint=True,
+        report_to=_reporters(config),
+        run_name=config.wandb_run_name or None,
+        seed=config.seed,
+        use_cpu=plan.device.type == "cpu",
+        ddp_backend="gloo" if PROCESSES > 1 and plan.device.type == "cpu" else None,
+        ddp_find_unused_parameters=False,
+        remove_unused_columns=False,
+        label_names=[],
+        disable_tqdm=True,
+    )
+
+
+def _reporters(config: FinetuneConfig) -> str:
+    if config.report_to == "none":
+        return "none"
+    import importlib.util
+
+    if importlib.util.find_spec(config.report_to) is None:
+        raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
+    names = {"WANDB_PROJECT": config.wandb_project, "WANDB_WATCH": config.wandb_watch,
+             "WANDB_LOG_MODEL": config.wandb_log_model}  # fmt: skip
+    os.environ.update({name: value for name, value in names.items() if value})
+    return config.report_to
+
+
+def _make_room(output: Path, checkpoint: Path | None, say: Say) -> None:
+    if not is_main_process():
+        return
+    if checkpoint is None and (moved := set_aside(output)):
+        say(f"{output} held an earlier run: it is now {moved}")
+    output.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(output)
+
+
+def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
+    """Validation loss with the adapter still without effect (B is zero)."""
+    if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
+        return None
+    loss = trainer.validation_loss()
+    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
+    return loss
+
+
+def _best_step(trainer: PackedTrainer) -> int:
+    return trainer.state.best_global_step or trainer.state.global_step

@@ -1,0 +1,41 @@
+"""Talking to Cog's server in tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from alpaca.cogserver import Server
+
+READY_SECONDS = 180.0
+Start = Callable[..., Server]
+
+
+def environment(base: Path, cache: Path, **more: str) -> dict[str, str]:
+    """What a server is told in tests: the base, full precision, one thread, a cache of its own."""
+    own = {"BASE_MODEL": str(base), "PRECISION": "fp32", "ALPACA_CACHE": str(cache), "COG_WEIGHTS": ""}
+    return {**own, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
+
+
+def post(server: Server, inputs: Any, **options: Any) -> httpx.Response:
+    """POST a prediction (or training) and return the whole response."""
+    return httpx.post(server.url + server.mode.path, json={"input": inputs}, timeout=180.0, **options)
+
+
+def events(server: Server, inputs: Any, prediction: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """The events of a streamed prediction, as (name, data)."""
+    body = {"input": inputs, **({"id": prediction} if prediction else {})}
+    headers = {"Accept": "text/event-stream"}
+    with httpx.stream("POST", server.url + server.mode.path, json=body, headers=headers, timeout=180.0) as response:
+        assert response.status_code == 200
+        name = ""
+        for line in response.iter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                yield name, json.loads(value)
