@@ -24,8 +24,8 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_file(path: Path) -> Rows:
-    """The rows of a file, by its ending."""
-    reader = READERS.get(path.suffix.lower())
+    """The rows of a file, by its ending, or by how it begins where the ending says nothing (an uploaded file)."""
+    reader = READERS.get(path.suffix.lower()) or _by_content(path)
     if reader is None:
         packed = path.suffix.lower() in (".gz", ".zip", ".zst", ".xz", ".bz2", ".tar")
         raise UnsupportedFile(
@@ -36,6 +36,14 @@ def read_file(path: Path) -> Rows:
         return reader(path)
     except OSError as error:
         raise UnreadableFile(f"{path}: can't be read: {error.strerror or error}") from error
+
+
+def _by_content(path: Path) -> Callable[[Path], Rows] | None:
+    with path.open("rb") as handle:
+        start = handle.read(64).removeprefix(BOM).lstrip()
+    if start.startswith(b"PAR1"):
+        return _parquet
+    return _jsonl if start.startswith((b"{", b"[")) else None  # _jsonl takes an array as well
 
 
 def _text(path: Path) -> str:

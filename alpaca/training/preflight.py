@@ -38,8 +38,9 @@ def token_budget(asked: int | None, cutoff_len: int, device: torch.device) -> tu
 
 def default_learning_rate(hidden_size: int) -> float:
     """4.9e-4 · (2000 / width)^0.781: what LoRA wants on Llama models of every width, from the sweep in Schulman et
-    al., "LoRA Without Regret" (2025). 2.8e-4 for a 7B; 1.3e-3 for SmolLM2-135M."""
-    return float(f"{4.9e-4 * (2000 / hidden_size) ** 0.781:.2g}")
+    al., "LoRA Without Regret" (2025). 2.8e-4 for a 7B; 1.3e-3 for SmolLM2-135M. Never above 2e-3, where the sweep ends.
+    """
+    return min(2e-3, float(f"{4.9e-4 * (2000 / hidden_size) ** 0.781:.2g}"))
 
 
 def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:

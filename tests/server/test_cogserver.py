@@ -29,7 +29,8 @@ class Runner(BaseRunner):
     def setup(self) -> None: ...
 
     {decorator}
-    def run(self, word: str, times: int = Input(default=2, ge=1, le=5), tone: str = Input(default="a", choices=["a", "b"]),
+    def run(self, word: str, times: int = Input(default=2, ge=1, le=5),
+            tone: str = Input(default="a", choices=["a", "b"]),
             rate: float = Input(default=0.5, ge=0, le=1.5), seed: Optional[int] = Input(default=None, deprecated=True),
             name: str = Input(default="x", min_length=1, max_length=9, regex="[a-z]+", description="Whose.")
             ) -> ConcatenateIterator[str]:

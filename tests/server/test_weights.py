@@ -90,8 +90,8 @@ def cut_weights(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "code"),
-    [(broken_config, "E4002 BadAdapter"), (other_base, "E4003 WrongBase"), (cut_weights, "E4002 BadAdapter"), (None, "E4001")],
-)  # fmt: skip
+    [(broken_config, "E4002 BadAdapter"), (other_base, "E4003 WrongBase"), (cut_weights, "E4002"), (None, "E4001")],
+)
 def test_a_bad_adapter_fails_the_set_up_with_its_reason(
     tiny_base: Path, adapter: Path, tmp_path: Path, spoil: object, code: str
 ) -> None:

@@ -1,0 +1,221 @@
+"""Our trainer against what it replaces, on the same rows, base, LoRA settings and steps, in one run.
+
+    python benchmarks/train.py                     the table of docs/benchmarks.md
+    python benchmarks/train.py --budgets 512,1024  our trainer under several token budgets
+
+Each contender runs in a process of its own, one after another, so that its peak memory is its own. Ratios are what
+counts: a machine's speed changes from hour to hour, and all contenders of a run see the same hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from alpaca.training.plan import Plan
+
+PADDED = 256  # what the seed's recipe pads and cuts every row to
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to train: `recipe` is seed, dynamic or packed."""
+
+    name: str
+    recipe: str
+    precision: str
+    targets: str = "q_proj,v_proj"
+    budget: int | None = None
+
+
+CONTENDERS = [
+    Contender("seed recipe: padded to 256, fp32, all tokens trained", "seed", "fp32"),
+    Contender("Trainer, dynamic padding, bf16", "dynamic", "bf16"),
+    Contender("packed, bf16", "packed", "bf16"),
+    Contender("packed, bf16, LoRA on all linear layers", "packed", "bf16", "all-linear"),
+]
+
+
+def make_bench_plan(contender: Contender, options: argparse.Namespace) -> Plan:
+    """The same rows in the same steps for every contender."""
+    from alpaca.training.config import FinetuneConfig
+    from alpaca.training.plan import make_plan
+
+    settings: dict[str, Any] = {
+        "base_model": options.base_model, "data_path": options.data_path, "output_dir": "unused", "batch_size": 16,
+        "learning_rate": 3e-4, "cutoff_len": 512, "val_set_size": 32, "prompt_template_name": "alpaca", "lora_r": 8,
+        "lora_alpha": 16, "quantization": contender.precision, "micro_batch_tokens": contender.budget,
+        "lora_target_modules": contender.targets.split(","), "eval_steps": 10**6, "skip_bad_rows": True,
+    }  # fmt: skip
+    one_epoch = make_plan(FinetuneConfig(**settings), lambda _: None)
+    epochs = options.steps / one_epoch.steps_per_epoch
+    return make_plan(FinetuneConfig(**settings, num_epochs=epochs), lambda _: None)
+
+
+def run_packed(plan: Plan) -> dict[str, float]:
+    """This project's trainer."""
+    from alpaca.training.fit import build_model, make_trainer
+    from alpaca.training.progress import StepProgress
+
+    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # type: ignore[assignment]
+    trainer.args.load_best_model_at_end = False
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    return {"seconds": seconds, "tokens": sum(s.tokens for s in plan.steps), "loss": trainer.validation_loss()}
+
+
+def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str, float]:
+    """transformers' Trainer as it comes: micro-batches of 4 rows, padded to `pad_to` or to the longest of the four."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import Trainer, TrainingArguments
+
+    from alpaca.base import load_model
+
+    config = plan.config
+    model = load_model(plan.base, plan.precision.precision, plan.device)
+    lora = LoraConfig(
+        r=config.lora_r, lora_alpha=int(config.lora_alpha), target_modules=list(plan.spec.target_modules),
+        task_type="CAUSAL_LM",
+    )  # fmt: skip
+    torch.manual_seed(config.seed)
+    peft = get_peft_model(model, lora)
+    rows = [_row(plan.train.examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
+
+    def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        width = pad_to or max(len(row["input_ids"]) for row in batch)
+        fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
+        return {
+            name: torch.tensor([row[name] + [value] * (width - len(row[name])) for row in batch])
+            for name, value in fill.items()
+        }
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[int]:
+            return torch.utils.data.SequentialSampler(rows)
+
+    arguments = TrainingArguments(
+        output_dir="unused", per_device_train_batch_size=4, gradient_accumulation_steps=4, num_train_epochs=1,
+        learning_rate=plan.learning_rate[0], lr_scheduler_type="cosine", warmup_steps=plan.warmup_steps,
+        weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to="none", use_cpu=plan.device.type == "cpu",
+        remove_unused_columns=False, disable_tqdm=True, seed=config.seed,
+    )  # fmt: skip
+    trainer = InOrder(peft, arguments, train_dataset=rows, data_collator=collate)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - started
+    peft.eval()
+    return {
+        "seconds": seconds,
+        "tokens": sum(sum(row["attention_mask"]) for row in rows),
+        "loss": _held_out_loss(peft, plan),
+    }
+
+
+def _row(example: Any, pad_to: int | None, all_tokens: bool) -> dict[str, list[int]]:
+    ids = example.input_ids[:pad_to]
+    labels = list(ids) if all_tokens else [-100] * len(ids)
+    for start, end in example.trained:
+        labels[start:end] = ids[start:end]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def _held_out_loss(model: Any, plan: Plan) -> float:
+    """Mean loss per response token over the held-out rows, each by itself: the measure of every contender."""
+    import torch
+
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for example in plan.validation.examples:
+            row = _row(example, None, False)
+            ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+            loss = model(input_ids=ids.to(plan.device), labels=labels.to(plan.device)).loss
+            total, count = total + loss.item() * example.n_trained, count + example.n_trained
+    return total / count
+
+
+def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, float]:
+    """Run a contender in this process and measure it."""
+    import torch
+
+    from alpaca.base import hush_libraries
+
+    hush_libraries()
+    plan = make_bench_plan(contender, options)
+    if contender.recipe == "packed":
+        result = run_packed(plan)
+    else:
+        seed = contender.recipe == "seed"
+        result = run_padded(plan, pad_to=PADDED if seed else None, all_tokens=seed)
+    result["examples"] = sum(len(step.examples) for step in plan.steps)
+    on_gpu = plan.device.type == "cuda"
+    result["peak"] = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
+    return result
+
+
+def _peak_resident() -> float:
+    """Peak resident bytes of this process; unlike getrusage it leaves out the parent's from before the exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return float(line.split()[1]) * 1024
+    raise OSError("/proc/self/status has no VmHWM")
+
+
+def in_own_process(number: int, options: argparse.Namespace) -> dict[str, float]:
+    """Run contender `number` in a fresh Python and return what it measured."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--contender", str(number)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"{contenders(options)[number].name} failed:\n{done.stderr[-3000:]}")
+    measured: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return measured
+
+
+def contenders(options: argparse.Namespace) -> list[Contender]:
+    """The four of the table, or ours under several budgets."""
+    if not options.budgets:
+        return CONTENDERS
+    budgets = [int(budget) for budget in options.budgets.split(",")]
+    return [Contender(f"packed, bf16, {b} tokens a micro-batch", "packed", "bf16", budget=b) for b in budgets]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base_model", default="weights/smollm2-135m-instruct")
+    parser.add_argument("--data_path", default=str(ROOT / "data" / "alpacas.jsonl"))
+    parser.add_argument("--steps", type=int, default=8, help="optimizer steps of 16 examples")
+    parser.add_argument("--budgets", default="", help="compare token budgets of our trainer instead")
+    parser.add_argument("--contender", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.contender is not None:
+        print(json.dumps(run_one(contenders(options)[options.contender], options)))
+        return
+    head = f"{'':<52}{'examples/s':>11}{'tokens/s':>10}{'ratio':>7}{'peak GB':>9}{'held-out loss':>15}"
+    print(f"{options.steps} steps of 16 rows of {Path(options.data_path).name} on {Path(options.base_model).name}")
+    print(head, flush=True)
+    first = 0.0
+    for number, contender in enumerate(contenders(options)):
+        result = in_own_process(number, options)
+        rate = result["tokens"] / result["seconds"]
+        first = first or rate
+        print(
+            f"{contender.name:<52}{result['examples'] / result['seconds']:>11.2f}{rate:>10.0f}{rate / first:>7.2f}"
+            f"{result['peak'] / 1e9:>9.2f}{result['loss']:>15.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Rows for tiny fine-tunes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.runs import make_rows, write_rows
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """24 rows of 1 to 7 words."""
+    return write_rows(tmp_path_factory.mktemp("rows") / "rows.jsonl", make_rows(24))
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BASE_MODEL", "DATA_PATH", "MICRO_BATCH_SIZE"):
+        monkeypatch.delenv(name, raising=False)

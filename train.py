@@ -1,0 +1,65 @@
+"""Cog's training: typed inputs become a fine-tune, its adapter folder becomes an archive of LoRA weights.
+
+Cog reads the signature from this source without running it: plain names and literals, each string in one piece.
+"""
+# ruff: noqa: B008, UP045
+
+from typing import Optional
+
+from cog import BaseModel, Input, Path
+
+
+class TrainingOutput(BaseModel):
+    """A zip of the adapter folder. Given to the predictor as COG_WEIGHTS, it is served."""
+
+    weights: Path
+
+
+def train(
+    train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv or .parquet, by URL or upload."),
+    base_model: str = Input(
+        default="", description="The base: a folder in weights/ or a hub id. Empty: the only one in weights/."
+    ),
+    num_epochs: float = Input(default=3.0, ge=0.001, le=10000, description="Times each row is seen."),
+    batch_size: int = Input(default=16, ge=1, le=65536, description="Examples in an optimizer step."),
+    micro_batch_size: Optional[int] = Input(
+        default=None, ge=1, le=65536, description="At most so many examples at a time; without, as many as fit."
+    ),
+    micro_batch_tokens: Optional[int] = Input(
+        default=None, ge=16, le=4194304, description="Tokens at a time; without, chosen for the device."
+    ),
+    learning_rate: Optional[float] = Input(
+        default=None, ge=0.000000001, le=1, description="Peak learning rate; without, chosen from the base's width."
+    ),
+    warmup_ratio: float = Input(default=0.05, ge=0, le=1, description="Share of the steps that warm up."),
+    cutoff_len: int = Input(default=1024, ge=8, le=1048576, description="Tokens an example may have."),
+    val_set_size: Optional[float] = Input(
+        default=None, ge=0, description="Rows held out, a count or a fraction; without, a tenth, at most 500."
+    ),
+    train_on_inputs: bool = Input(default=False, description="Train on the prompts too, not on the responses only."),
+    train_template: str = Input(
+        default="auto", description="A prompt template's name, chat, or auto: chat where the base has a chat template."
+    ),
+    skip_bad_rows: bool = Input(default=False, description="Leave out rows that can't be used, and count them."),
+    lora_r: int = Input(default=16, ge=1, le=1024, description="Rank of the adapter."),
+    lora_alpha: float = Input(default=32, ge=0.001, le=1000000, description="The adapter's scale is this over lora_r."),
+    lora_dropout: float = Input(default=0.0, ge=0, le=0.99, description="Dropout before the adapter."),
+    lora_target_modules: str = Input(default="all-linear", description="all-linear, or names: q_proj,v_proj"),
+    use_rslora: bool = Input(default=False, description="Scale by lora_alpha over the square root of lora_r."),
+    use_dora: bool = Input(default=False, description="Train magnitude and direction apart; slower."),
+    quantization: str = Input(
+        default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"], description="How the base is held in memory."
+    ),
+    gradient_checkpointing: bool = Input(default=False, description="Less memory for a third more time."),
+    early_stopping_patience: Optional[int] = Input(
+        default=None, ge=1, description="Stop after so many evaluations without a better validation loss."
+    ),
+    seed: int = Input(default=42, ge=0, le=4294967295, description="The same seed and data give the same adapter."),
+) -> TrainingOutput:
+    """Fine-tune and return the adapter as an archive, without optimizer state. Cancelling leaves nothing behind."""
+    settings = dict(locals())
+    from alpaca.base import hush_libraries
+    from alpaca.training.job import run_job
+
+    hush_libraries()
+    return TrainingOutput(weights=Path(run_job(settings)))
