@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from alpaca.base import hush_libraries
 from alpaca.errors import exit_on_error
 
 
@@ -11,7 +10,6 @@ def main() -> None:
     from alpaca.training.cli import read_settings
 
     config = read_settings()
-    hush_libraries()
     from alpaca.training.run import finetune
 
     finetune(config)

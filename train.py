@@ -58,8 +58,6 @@ def train(
 ) -> TrainingOutput:
     """Fine-tune and return the adapter as an archive, without optimizer state. Cancelling leaves nothing behind."""
     settings = dict(locals())
-    from alpaca.base import hush_libraries
     from alpaca.training.job import run_job
 
-    hush_libraries()
     return TrainingOutput(weights=Path(run_job(settings)))

@@ -314,6 +314,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the base's tokenizer. Raises BadBase where it can't be read, has no EOS, or an id beyond the vocabulary."""
     from transformers import AutoTokenizer
 
+    hush_libraries()
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:
@@ -336,6 +337,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
+    hush_libraries()
     device = device or pick_device()
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision in ("int8", "nf4"):

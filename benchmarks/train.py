@@ -68,7 +68,7 @@ def run_packed(plan: Plan) -> dict[str, float]:
     from alpaca.training.progress import StepProgress
 
     trainer = make_trainer(plan, build_model(plan), StepProgress())
-    trainer.args.eval_strategy = trainer.args.save_strategy = "no"  # type: ignore[assignment]
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     started = time.perf_counter()
     trainer.train()
@@ -112,7 +112,7 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
         weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to="none", use_cpu=plan.device.type == "cpu",
         remove_unused_columns=False, disable_tqdm=True, seed=config.seed,
     )  # fmt: skip
-    trainer = InOrder(peft, arguments, train_dataset=rows, data_collator=collate)  # type: ignore[arg-type]
+    trainer = InOrder(peft, arguments, train_dataset=rows, data_collator=collate)
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started

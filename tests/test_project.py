@@ -484,7 +484,7 @@ HEAVY = {"torch", "transformers", "peft", "datasets", "accelerate", "bitsandbyte
 # --help, a bad option or a bad row answers at once.
 TORCH_IS_THE_SUBJECT = re.compile(r"alpaca\.(training|evaluation|serving|convert|export|packing)\b")
 LIGHT_ALL_THE_SAME = re.compile(
-    r"alpaca\.(training|evaluation|serving|convert|export)"
+    r"alpaca\.(?!training\.progress)(training|evaluation|serving|convert|export)"
     r"(\.(config|request|literal|text|stream|adapters|download|inputs|output|fetch|progress|checklist|params))?"
 )
 

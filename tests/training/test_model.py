@@ -73,8 +73,8 @@ def labels_of(example: Encoded) -> list[int]:
 def token_losses(model: Any, example: Encoded) -> Tensor:
     """The loss of each trained token but the first, in order, by the plain model."""
     logits = model(input_ids=torch.tensor([example.input_ids])).logits[0, :-1]
-    losses = functional.cross_entropy(logits, torch.tensor(labels_of(example)[1:]), ignore_index=-100, reduction="none")
-    return losses[torch.tensor(labels_of(example)[1:]) != -100]
+    wanted = torch.tensor(labels_of(example)[1:], dtype=torch.long)
+    return functional.cross_entropy(logits, wanted, reduction="none")[wanted != -100]
 
 
 def gradients(model: nn.Module) -> Iterator[Tensor]:
