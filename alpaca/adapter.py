@@ -212,7 +212,9 @@ def verify_files(folder: Path, base: Path) -> AdapterFiles:
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise AdapterNotFound(f"{folder} has no {name}: it is not an adapter folder")
+            pickled = (folder / "adapter_model.bin").is_file()
+            hint = "; adapter_model.bin is pickled and could run code: docs/migrating.md converts it" if pickled else ""
+            raise AdapterNotFound(f"{folder} has no {name}: it is not an adapter folder that can be used{hint}")
     spec = parse_config(read_json_file(folder / CONFIG))
     card = read_card(folder)
     if card is not None and card.base_fingerprint != (found := base_fingerprint(base)):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alpaca.errors import BadSetting
 from alpaca.training.config import FinetuneConfig
 
 # The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
@@ -19,6 +21,8 @@ def parser() -> argparse.ArgumentParser:
     """One option per field of FinetuneConfig, with its help and default."""
     made = argparse.ArgumentParser(
         description="Fine-tune a base with LoRA. Without arguments: data/alpacas.jsonl on the only base in weights/.",
+        usage="%(prog)s [--option VALUE …]",
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=118),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
@@ -37,9 +41,21 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def unknown_option(text: str) -> BadSetting:
+    """The error for what is no option, with the nearest one."""
+    near = difflib.get_close_matches(text, [f"--{field.name}" for field in dataclasses.fields(FinetuneConfig)], n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists the options"
+    return BadSetting(
+        f"there is no option {text}; {hint}" if text.startswith("-") else f"'{text}' is no option; {hint}"
+    )
+
+
 def read_settings(arguments: Sequence[str] | None = None) -> FinetuneConfig:
     """Make the configuration. Raises BadSetting naming where a bad value came from."""
-    given = vars(parser().parse_args(arguments))
+    known, unknown = parser().parse_known_args(arguments)
+    if unknown:
+        raise unknown_option(unknown[0])
+    given = vars(known)
     values: dict[str, Any] = {}
     if path := given.pop("config", None):
         values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(Path(path)).items()}

@@ -16,6 +16,12 @@ from typing import Any
 from alpaca.training.config import FinetuneConfig
 from tests.conftest import ROOT
 
+# What the libraries import late; imported once, in the process that the others are forked from.
+LIBRARIES = [
+    "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "transformers.optimization",
+    "transformers.models.auto.tokenization_auto", "transformers.integrations.integration_utils", "peft.tuners.lora",
+    "accelerate", "torch._dynamo", "sympy", "pandas", "scipy.sparse", "sklearn",
+]  # fmt: skip
 WORDS = "the alpaca eats hay and grass in the field with the herd".split()
 
 
@@ -78,7 +84,7 @@ def _train_unheard(config: FinetuneConfig) -> None:
 def kill_at(config: FinetuneConfig, moment: Callable[[Path], bool]) -> int | None:
     """Fine-tune in a process of its own and SIGKILL it when `moment(output folder)` is true; its exit code (-9)."""
     context = multiprocessing.get_context("forkserver")  # a fork of a process that has the libraries and no threads
-    context.set_forkserver_preload(["tests.training.runs", "alpaca.training.run", "alpaca.examples", "alpaca.prompts"])
+    context.set_forkserver_preload(["tests.training.runs", "alpaca.training.fit", *LIBRARIES])
     process = context.Process(target=_train_unheard, args=(config,), daemon=True)
     process.start()
     deadline = time.monotonic() + 120
