@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
+
 from alpaca.base import fingerprint as base_fingerprint
 from alpaca.base import read_config, read_header, tensor_entries
 from alpaca.errors import AdapterNotFound, BadAdapter, BadBase, WrongBase
@@ -34,12 +36,15 @@ MAX_JSON_BYTES = 1 << 20
 MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 # Settings that change nothing in what a loaded adapter computes, and those that must be left at "nothing".
 HARMLESS = {
-    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "init_lora_weights", "lora_dropout",
+    "auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout",
     "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
 UNDERSTOOD = {
     "r", "lora_alpha", "target_modules", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias",
+    "init_lora_weights",
 }  # fmt: skip
+# Other ways to begin (PiSSA, OLoRA, CorDA, LoftQ, …) take something out of the base, which such an adapter then lacks.
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 # --- the configuration --------------------------------------------------------------------------------------------
@@ -110,6 +115,11 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         raise BadAdapter(f"{CONFIG} sets {key} = {str(value)[:80]!r}, which is not supported")
     if config.get("bias", "none") != "none":
         raise BadAdapter(f"bias is {str(config['bias'])[:80]!r}: only 'none' is supported")
+    if config.get("init_lora_weights") not in PLAIN_STARTS:
+        raise BadAdapter(
+            f"init_lora_weights is {str(config['init_lora_weights'])[:80]!r}: such an adapter fits a changed base only. "
+            "Save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
+        )
     if config.get("fan_in_fan_out"):
         raise BadAdapter("fan_in_fan_out is true: LLaMA models have no such layers")
     targets = config.get("target_modules")
@@ -205,16 +215,21 @@ class AdapterFiles:
         return self.folder / WEIGHTS
 
 
+def check_there(folder: Path) -> None:
+    """Raise AdapterNotFound unless `folder` holds an adapter's two files."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            pickled = (folder / "adapter_model.bin").is_file()
+            hint = "; adapter_model.bin is pickled and could run code: docs/migrating.md converts it" if pickled else ""
+            raise AdapterNotFound(f"{folder} has no {name}: it is not an adapter folder{hint}")
+
+
 def verify_files(folder: Path, base: Path) -> AdapterFiles:
     """Check an adapter folder against the base it is meant for, from headers alone; no tensor is loaded.
 
     Raises AdapterNotFound, BadAdapter (configuration, tensor names, shapes or dtypes), WrongBase (fingerprint).
     """
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            pickled = (folder / "adapter_model.bin").is_file()
-            hint = "; adapter_model.bin is pickled and could run code: docs/migrating.md converts it" if pickled else ""
-            raise AdapterNotFound(f"{folder} has no {name}: it is not an adapter folder that can be used{hint}")
+    check_there(folder)
     spec = parse_config(read_json_file(folder / CONFIG))
     card = read_card(folder)
     if card is not None and card.base_fingerprint != (found := base_fingerprint(base)):
@@ -253,8 +268,12 @@ def _verify_tensors(folder: Path, spec: LoraSpec, modules: dict[str, tuple[int, 
             expected[f"{PREFIX}{module}.lora_magnitude_vector"] = (rows,)
     try:
         found = {entry.name: entry for entry in read_header(folder / WEIGHTS)}
+        with safe_open(str(folder / WEIGHTS), framework="numpy"):  # holds offsets, shapes and dtypes against each other
+            pass
     except BadBase as error:
         raise BadAdapter(error.message) from None
+    except SafetensorError as error:
+        raise BadAdapter(f"{folder / WEIGHTS} is not a whole safetensors file: {error}") from None
     for name in sorted(expected.keys() - found.keys())[:1]:
         lacking = len(expected.keys() - found.keys())
         raise BadAdapter(f"{WEIGHTS} lacks {lacking} of {len(expected)} tensors, {name} for one")

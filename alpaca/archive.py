@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from alpaca.adapter import CARD, CONFIG, WEIGHTS
 from alpaca.errors import AdapterNotFound, BadArchive
@@ -15,7 +18,13 @@ from alpaca.errors import AdapterNotFound, BadArchive
 WANTED = (CONFIG, WEIGHTS, CARD)
 MAX_MEMBERS = 1000
 MAX_BYTES = {CONFIG: 1 << 20, CARD: 1 << 20, WEIGHTS: 8 << 30}
+MAX_HEADER = 1 << 20  # a tar's extended headers and long names are read whole
 CHUNK = 1 << 20
+# What the readers of the standard library raise on damaged archives.
+DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError,
+    ValueError, IndexError,
+)  # fmt: skip
 
 
 def pack(folder: Path, archive: Path) -> Path:
@@ -55,7 +64,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 raise BadArchive(f"{archive.name} has {base_name} twice")
             taken.add(base_name)
             _copy(stream, folder / base_name, MAX_BYTES[base_name])
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise BadArchive(f"{archive.name} can't be unpacked: {error}") from error
     lacking = [name for name in (CONFIG, WEIGHTS) if name not in taken]
     if lacking:
@@ -75,9 +84,18 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
                 else:
                     yield info.filename, info.is_dir(), None
         return
-    with tarfile.open(archive, "r:*") as tar:
+    with tarfile.open(archive, "r:*", tarinfo=_BoundedInfo) as tar:
         for member in tar:
             yield member.name, member.isfile(), tar.extractfile(member) if member.isfile() else None
+
+
+class _BoundedInfo(tarfile.TarInfo):
+    """A tar member whose headers are bounded: packed, a gigabyte of them is a megabyte."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> Any:  # the entry point that tarfile names for subclasses
+        if not self.isreg() and self.size > MAX_HEADER:
+            raise BadArchive(f"a header or special member of {self.size} bytes; at most {MAX_HEADER} are read")
+        return super()._proc_member(tar)  # type: ignore[misc]
 
 
 def _copy(stream: IO[bytes], target: Path, limit: int) -> None:

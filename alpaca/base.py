@@ -121,7 +121,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BadBase(f"{folder} has no config.json: it is not a Hugging Face model folder") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadBase(f"{path} is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise BadBase(f"{path} holds a {type(config).__name__}, not an object")
@@ -139,7 +139,10 @@ def check_base(folder: Path) -> None:
         raise BadBase(f"{folder} has no tokenizer (tokenizer.json or tokenizer.model)")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BadBase(f"{index} is no index of shards: {error!r}") from None
         missing = sorted(s for s in shards if not (folder / s).is_file())
         if missing:
             raise BadBase(f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}")
@@ -334,6 +337,7 @@ def load_model(
 ) -> PreTrainedModel:
     """Load the base's weights, frozen and in evaluation mode, on `device` in `precision` (one of PRECISIONS)."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -347,14 +351,24 @@ def load_model(
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            str(folder), attn_implementation=attn_implementation, use_safetensors=True, **options
+        model: PreTrainedModel
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BadBase(f"{folder} can't be loaded: {error}") from error
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    for name in sorted(found["missing_keys"]):  # the library would go on with random numbers in their place
+        raise BadBase(f"{folder} lacks {len(found['missing_keys'])} of the model's tensors, {name} for one")
+    for name, *shapes in sorted(found["mismatched_keys"]):
+        raise BadBase(f"{folder}: {name} has shape {tuple(shapes[0])}, its config.json says {tuple(shapes[1])}")
     if precision not in ("int8", "nf4"):
         model.to(device)  # type: ignore[arg-type]
     model.requires_grad_(False)

@@ -6,6 +6,7 @@ A message names the file, row, field, value and limit, and says what to do.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import sys
@@ -188,10 +189,13 @@ class OutOfMemory(TrainingError):
 
 
 P = ParamSpec("P")
+# Faults of the disk or of permissions: nothing that a traceback would explain better.
+OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
-    """Let a command end on a user's mistake with one line on stderr and status 2, on Ctrl-C with status 130."""
+    """Let a command end on a user's mistake with one line on stderr and status 2 (so too on a full or
+    forbidden disk), on Ctrl-C with status 130."""
 
     @functools.wraps(main)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -200,11 +204,16 @@ def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
         except AlpacaError as error:
             print(f"\nerror: {error}", file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
-            sys.exit(130)
         except BrokenPipeError:  # `… | head`: the reader left; keep Python's shutdown from complaining
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(141)
+        except OSError as error:
+            if error.errno not in OF_THE_MACHINE:
+                raise
+            print(f"\nerror: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            sys.exit(130)
 
     return command

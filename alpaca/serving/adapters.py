@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from alpaca.adapter import CONFIG, WEIGHTS
+from alpaca.adapter import check_there
 from alpaca.archive import unpack
 from alpaca.errors import AdapterNotFound, DownloadRefused
 from alpaca.serving.download import Limits, download
@@ -33,7 +33,8 @@ def fetch_adapter(source: str, cache_dir: Path | None = None, *, limits: Limits 
         return _from_url(source, cache, limits)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _checked(path)
+        check_there(path)
+        return path
     if path.is_file():
         return _unpacked(path, cache)
     raise AdapterNotFound(f"{source} is neither a folder nor a file nor an https:// URL")
@@ -63,11 +64,4 @@ def _unpacked(archive: Path, cache: Path) -> Path:
             raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return folder
-
-
-def _checked(folder: Path) -> Path:
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise AdapterNotFound(f"{folder} has no {missing[0]}: it is not an adapter folder")
     return folder

@@ -38,13 +38,15 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     else:
         checkpoint = Path(asked)
     lacking = [name for name in NEEDED if not (checkpoint / name).is_file()]
+    if not any(checkpoint.glob("rng_state*.pth")):  # one for each process
+        lacking.append("rng_state.pth")
     if lacking:
         there = ", ".join(path.name for path in checkpoints_in(output_dir)) or "none"
         raise BadCheckpoint(
             f"{checkpoint} lacks {', '.join(lacking)}: training can't go on exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
-    run = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+    run = _read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
     if differing:
@@ -53,6 +55,16 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
             f"{checkpoint} is from another run ({listed}). Use its settings, or leave --resume_from_checkpoint out"
         )
     return checkpoint
+
+
+def _read_run(checkpoint: Path) -> dict[str, Any]:
+    try:
+        run = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadCheckpoint(f"{checkpoint / RUN_FILE} is not valid JSON: {error}") from None
+    if not isinstance(run, dict):
+        raise BadCheckpoint(f"{checkpoint / RUN_FILE} holds a {type(run).__name__}, not an object")
+    return run
 
 
 def _short(value: Any) -> str:

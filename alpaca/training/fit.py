@@ -13,7 +13,6 @@ from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from alpaca.base import load_model
-from alpaca.errors import BadSetting
 from alpaca.training import attention
 from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
 from alpaca.training.config import FinetuneConfig
@@ -131,10 +130,6 @@ def training_arguments(plan: Plan) -> TrainingArguments:
 def _reporters(config: FinetuneConfig) -> str:
     if config.report_to == "none":
         return "none"
-    import importlib.util
-
-    if importlib.util.find_spec(config.report_to) is None:
-        raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
     names = {"WANDB_PROJECT": config.wandb_project, "WANDB_WATCH": config.wandb_watch,
              "WANDB_LOG_MODEL": config.wandb_log_model}  # fmt: skip
     os.environ.update({name: value for name, value in names.items() if value})
@@ -144,7 +139,8 @@ def _reporters(config: FinetuneConfig) -> str:
 def _make_room(output: Path, checkpoint: Path | None, say: Say) -> None:
     if not is_main_process():
         return
-    if checkpoint is None and (moved := set_aside(output)):
+    goes_on = checkpoint is not None and checkpoint.resolve().parent == output.resolve()
+    if not goes_on and (moved := set_aside(output)):
         say(f"{output} held an earlier run: it is now {moved}")
     output.mkdir(parents=True, exist_ok=True)
     clear_leftovers(output)

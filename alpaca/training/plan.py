@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 import sys
@@ -88,6 +89,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
             say(f"--{old} has no effect: {why}")
     if not config.add_eos_token:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
+    _check_surroundings(config)
     base = resolve_base(config.base_model or None)
     device = pick_device()
     precision = choose_precision(base, config.quantization, device, training=True)
@@ -129,6 +131,16 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
+
+
+def _check_surroundings(config: FinetuneConfig) -> None:
+    """Refuse at once what would otherwise fail after the data was read or the base was loaded."""
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
+    output = Path(config.output_dir)
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
 
 
 def _say_plan(plan: Plan, say: Say) -> None:

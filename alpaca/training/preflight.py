@@ -63,9 +63,9 @@ def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def trainable_parameters(base: Path, spec: LoraSpec) -> int:
-    """r · (in + out) of every adapted layer."""
+    """r · (in + out) of every adapted layer; DoRA trains a magnitude for every output besides."""
     return sum(
-        spec.r * (entry.shape[0] + entry.shape[1])
+        spec.r * (entry.shape[0] + entry.shape[1]) + (entry.shape[0] if spec.use_dora else 0)
         for entry in tensor_entries(base)
         if len(entry.shape) == 2
         and any(entry.name.removesuffix(".weight").endswith("." + target) for target in spec.target_modules)

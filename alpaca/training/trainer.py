@@ -80,7 +80,7 @@ class PackedTrainer(Trainer):
             batch = collate(pack, self.examples)
             with self._gradients_stay_here(model, last=number == len(packs) - 1), _explain_memory(batch):
                 loss = model(**batch.inputs(self.args.device))
-                self._check_finite(loss, batch)
+                self._check_finite(loss, batch, f"the loss became {{}} at step {self.state.global_step + 1}")
                 self.accelerator.backward(loss * weight)
             total += loss.detach()
         self.tokens_since_log += step.tokens
@@ -92,13 +92,12 @@ class PackedTrainer(Trainer):
     def _gradients_stay_here(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
-    def _check_finite(self, loss: Tensor, batch: MicroBatch) -> None:
+    def _check_finite(self, loss: Tensor, batch: MicroBatch, what: str) -> None:
         if not torch.isfinite(loss):
             rows = ", ".join(map(str, batch.rows))
             raise NonFiniteLoss(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, in the micro-batch of rows "
-                f"{rows}. Nothing of this step was applied. Look at those rows, lower --learning_rate, or try "
-                "--quantization fp32"
+                f"{what.format(loss.item())}, in the micro-batch of rows {rows}. Nothing came of that step. Look "
+                "at those rows, lower --learning_rate, or try --quantization fp32"
             )
 
     # --- evaluation -----------------------------------------------------------------------------------------------
@@ -117,7 +116,9 @@ class PackedTrainer(Trainer):
         sums = torch.zeros(2, dtype=torch.float64)
         for pack in self.validation_packs[self.args.process_index :: self.args.world_size]:
             batch = collate(pack, self.validation)
-            sums += torch.tensor([self.model_wrapped(**batch.inputs(self.args.device)).item(), len(batch.targets)])
+            loss = self.model_wrapped(**batch.inputs(self.args.device))
+            self._check_finite(loss, batch, f"the validation loss became {{}} after step {self.state.global_step}")
+            sums += torch.tensor([loss.item(), len(batch.targets)])
         self.model_wrapped.train()
         if self.args.world_size > 1:
             sums = self.accelerator.reduce(sums.to(self.args.device), reduction="sum").cpu()
@@ -155,7 +156,8 @@ class PackedTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(aside / name / "trainer_state.json"))
-            shutil.rmtree(output / name, ignore_errors=True)
+            if (output / name).exists():  # training went on from an earlier checkpoint by name
+                os.replace(output / name, aside / "earlier")
             os.replace(aside / name, output / name)
             shutil.rmtree(aside, ignore_errors=True)
             rotate_checkpoints(
@@ -185,12 +187,20 @@ class PackedTrainer(Trainer):
         state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
+    def train(self, resume_from_checkpoint: str | bool | None = None, **rest: Any) -> Any:
+        self.resumed_from = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
+        return super().train(resume_from_checkpoint, **rest)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         set_peft_model_state_dict(self.packed.peft, load_file(str(Path(resume_from_checkpoint) / WEIGHTS)))
 
     def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint is not None:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.state.best_model_checkpoint is None:
+            return
+        best = Path(self.state.best_model_checkpoint)
+        if not best.is_dir() and self.resumed_from is not None:  # its folder was moved since it was written
+            best = self.resumed_from.parent / best.name
+        self._load_from_checkpoint(str(best))
 
 
 def _only(items: list[Step]) -> Step:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from alpaca.errors import BadCheckpoint
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
+from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, environment, kill_at, leftovers, make_rows, settings, train, tree, write_rows
 
 # A large rank makes saving take long enough to be met in the middle.
@@ -49,9 +53,7 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], bool]] = {
     "a save has begun": (saving(""), True),
     "the weights are half there": (saving("checkpoint-*/adapter_model.safetensors"), True),
     "the optimizer is half there": (saving("checkpoint-*/optimizer.pt"), True),
-    "everything but the renaming": (saving("checkpoint-*/rng_state.pth"), True),
     "a checkpoint was just renamed": (there("checkpoint-4"), False),
-    "an old one is about to go": (lambda output: len(checkpoints_in(output)) > 2, False),
     "the adapter is half written": (there(".saving-adapter"), False),
     "the adapter is half in place": (there("adapter_config.json"), False),
 }  # fmt: skip
@@ -107,11 +109,6 @@ def test_the_patience_of_early_stopping_survives(tiny_base: Path, rows: Path, tm
 
 def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: Path, whole: FinetuneConfig) -> None:
     """The same through python finetune.py, with an explicit checkpoint and half-written ones of several kinds."""
-    import subprocess
-    import sys
-
-    from tests.conftest import ROOT
-
     output = tmp_path / "out"
     options = settings(tiny_base, rows, output, **LONG)
     names = ("base_model", "data_path", "output_dir", "quantization", "num_epochs", "batch_size", "lora_r", "lora_alpha",
@@ -121,7 +118,7 @@ def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: P
         [sys.executable, str(ROOT / "finetune.py"), *arguments], stdout=subprocess.DEVNULL, env=environment()
     )
     while process.poll() is None and not (output / "checkpoint-4").exists():
-        pass
+        time.sleep(0.002)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     for name in ("checkpoint-6", "checkpoint-99"):
