@@ -117,7 +117,7 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
         raise BadAdapter(f"bias is {str(config['bias'])[:80]!r}: only 'none' is supported")
     if config.get("init_lora_weights") not in PLAIN_STARTS:
         raise BadAdapter(
-            f"init_lora_weights is {str(config['init_lora_weights'])[:80]!r}: such an adapter fits a changed base only. "
+            f"init_lora_weights is {str(config['init_lora_weights'])[:80]!r}: it fits a changed base only. "
             "Save it with PEFT's path_initial_model_for_weight_conversion, which makes plain LoRA of it"
         )
     if config.get("fan_in_fan_out"):

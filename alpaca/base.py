@@ -351,8 +351,7 @@ def load_model(
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
-        model: PreTrainedModel
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             str(folder),
             attn_implementation=attn_implementation,
             use_safetensors=True,
@@ -365,6 +364,8 @@ def load_model(
     finally:
         if bars:
             transformers_logging.enable_progress_bar()
+    model: PreTrainedModel
+    model, found = loaded
     for name in sorted(found["missing_keys"]):  # the library would go on with random numbers in their place
         raise BadBase(f"{folder} lacks {len(found['missing_keys'])} of the model's tensors, {name} for one")
     for name, *shapes in sorted(found["mismatched_keys"]):

@@ -210,7 +210,7 @@ WEIGHTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
     "a tensor missing": (lambda t: t.pop(some(t)), "lacks 1 of 8 tensors"),
     "no tensors": (lambda t: t.clear(), "lacks 8 of 8 tensors"),
     "a tensor too many": (lambda t: t.update(extra=torch.zeros(1)), "has a tensor 'extra'"),
-    "embeddings": (lambda t: t.update({"base_model.model.model.embed_tokens.weight": torch.zeros(2, 2)}), "has a tensor"),
+    "embeddings": (lambda t: t.update({"base_model.model.embed_tokens.weight": torch.zeros(2, 2)}), "has a tensor"),
     "another rank": (lambda t: t.update({some(t): torch.zeros(5, 64)}), "has shape (5, 64), the base needs (4, 64)"),
     "another width": (lambda t: t.update({some(t): torch.zeros(4, 65)}), "the base needs (4, 64)"),
     "transposed": (lambda t: t.update({some(t): torch.zeros(64, 4)}), "the base needs (4, 64)"),
@@ -268,7 +268,7 @@ HEADERS: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("fault", HEADERS)
 def test_a_damaged_weights_file(folder: Path, tiny_base: Path, fault: str) -> None:
     HEADERS[fault](folder / "adapter_model.safetensors")
-    with pytest.raises(BadAdapter, match="^E4002"):
+    with pytest.raises(BadAdapter, match=r"^E4002"):
         load_tensors(verify_files(folder, tiny_base))
 
 
@@ -315,7 +315,7 @@ def test_an_adapter_with_a_card_is_tied_to_its_base(folder: Path, tiny_base: Pat
     from tests.conftest import make_base
 
     other = make_base(tmp_path / "other", seed=99)
-    with pytest.raises(WrongBase, match="^E4003 WrongBase") as refused:
+    with pytest.raises(WrongBase, match=r"^E4003 WrongBase") as refused:
         verify_files(folder, other)
     assert fingerprint(tiny_base) in str(refused.value) and fingerprint(other) in str(refused.value)
 
@@ -379,7 +379,7 @@ def test_a_loaded_adapter_computes_what_peft_does(tiny_base: Path, tmp_path: Pat
 def test_an_untied_head_may_be_adapted(tiny_mha_base: Path, tmp_path: Path) -> None:
     """Without the copy of the base's head that PEFT saves along: what an adapter brings is LoRA and nothing else."""
     folder = make_adapter(tiny_mha_base, tmp_path / "a", target_modules=["lm_head"])
-    with pytest.raises(BadAdapter, match="lm_head.base_layer.weight"):
+    with pytest.raises(BadAdapter, match=r"lm_head.base_layer.weight"):
         verify_files(folder, tiny_mha_base)
     edit_weights(folder, lambda tensors: tensors.pop("base_model.model.lm_head.base_layer.weight"))
     assert_logits_equal_peft(folder, tiny_mha_base)

@@ -68,7 +68,7 @@ def test_a_base_by_folder_by_name_and_by_variable(copy: Path, monkeypatch: pytes
 
 def test_several_bases_are_listed_with_what_to_type(copy: Path) -> None:
     shutil.copytree(copy, copy.parent / "other")
-    with pytest.raises(SeveralBases, match="^E3002 SeveralBases: .*holds several bases: other, tiny") as refused:
+    with pytest.raises(SeveralBases, match=r"^E3002 SeveralBases: .*holds several bases: other, tiny") as refused:
         resolve_base(None, copy.parent)
     assert f"--base_model {copy.parent / 'other'}" in str(refused.value)
 
@@ -78,7 +78,7 @@ def test_no_base_says_how_to_get_one(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path / "weights"
     if exists:
         folder.mkdir()
-    with pytest.raises(BaseNotFound, match="^E3001 BaseNotFound: there is no base in") as refused:
+    with pytest.raises(BaseNotFound, match=r"^E3001 BaseNotFound: there is no base in") as refused:
         resolve_base(None, folder)
     assert "alpaca.convert" in str(refused.value) and "make " in str(refused.value)
 
@@ -131,7 +131,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_folder_that_is_no_usable_base(copy: Path, fault: str) -> None:
     spoil, said = BROKEN[fault]
     spoil(copy)
-    with pytest.raises(BadBase, match="^E3003 BadBase") as refused:
+    with pytest.raises(BadBase, match=r"^E3003 BadBase") as refused:
         resolve_base(str(copy), copy.parent)
     assert said in str(refused.value)
 
@@ -188,7 +188,9 @@ OTHERS: dict[str, Callable[[Path], object]] = {
     "another rope": lambda f: edit_json(f / "config.json", rope_parameters={"rope_theta": 5.0, "rope_type": "default"}),
     "another token": lambda f: edit_json(
         f / "tokenizer.json",
-        added_tokens=[{**t, "content": t["content"] + "!"} for t in json.loads((f / "tokenizer.json").read_text())["added_tokens"]],
+        added_tokens=[
+            {**t, "content": t["content"] + "!"} for t in json.loads((f / "tokenizer.json").read_text())["added_tokens"]
+        ],
     ),
 }
 
@@ -209,7 +211,7 @@ def test_a_precision_asked_for_is_taken(tiny_base: Path) -> None:
     for name in ("bf16", "fp32", "int8", "nf4"):
         assert choose_precision(tiny_base, name, CPU).precision == name
     assert choose_precision(tiny_base, "fp32", CPU).reason == "as asked"
-    with pytest.raises(PrecisionUnavailable, match="^E3004 .*'fp8' is not known: choose auto, bf16, fp32, int8, nf4"):
+    with pytest.raises(PrecisionUnavailable, match=r"^E3004 .*'fp8' is not known: choose auto, bf16, fp32, int8, nf4"):
         choose_precision(tiny_base, "fp8", CPU)
 
 
@@ -227,7 +229,7 @@ def test_auto_takes_the_widest_that_fits_and_says_why(tiny_base: Path, monkeypat
         assert "M weights take" in choice.reason and "GB free on the CPU" in choice.reason
         assert ("a wider precision does not fit" in choice.reason) == (wanted in ("int8", "nf4"))
     monkeypatch.setattr(base_module, "free_memory", lambda device: weights // 10)
-    with pytest.raises(PrecisionUnavailable, match="even nf4 takes .* Free some memory or take a smaller base"):
+    with pytest.raises(PrecisionUnavailable, match=r"even nf4 takes .* Free some memory or take a smaller base"):
         choose_precision(tiny_base, "auto", CPU)
 
 

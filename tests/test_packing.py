@@ -12,7 +12,9 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 @given(LENGTHS, st.integers(1, 80), st.none() | st.integers(1, 5))
-def test_packs_hold_each_example_once_within_budget_and_count(lengths: list[int], budget: int, most: int | None) -> None:
+def test_packs_hold_each_example_once_within_budget_and_count(
+    lengths: list[int], budget: int, most: int | None
+) -> None:
     packs = fill_packs(range(len(lengths)), lengths, budget, most)
     assert sorted(index for pack in packs for index in pack) == list(range(len(lengths)))
     for pack in packs:

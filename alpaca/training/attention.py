@@ -55,6 +55,8 @@ def packed_attention(
     """
     if attention_mask is not None:
         raise ValueError("packed attention takes no mask: the pack's bounds say what belongs together")
+    if query.shape[0] != 1:
+        raise ValueError(f"packed attention takes one row of tokens, not {query.shape[0]}")
     bounds = bounds or [0, query.shape[2]]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     parts = [

@@ -51,6 +51,7 @@ def build_model(plan: Plan) -> PackedModel:
     """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
     attention.register()
     model = load_model(plan.base, plan.precision.precision, plan.device, plan.attention[0])
+    _stay_differentiable(model)
     make_lean(model)
     model.name_or_path = plan.base_name  # PEFT writes it down, and a path of this machine means nothing elsewhere
     config = plan.config
@@ -65,11 +66,21 @@ def build_model(plan: Plan) -> PackedModel:
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(config.seed)
-    peft = get_peft_model(model, lean_lora(lora))
+    dense = plan.precision.precision in ("fp32", "bf16")  # a quantised layer is a Linear, too, but not of numbers
+    peft = get_peft_model(model, lean_lora(lora) if dense else lora)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     return PackedModel(peft)
+
+
+def _stay_differentiable(model: torch.nn.Module) -> None:
+    """On processors with AVX512-BF16, bitsandbytes turns nf4 weights into a layout for inference at the first
+    evaluation, for good; after it no gradient passes through them, and nothing says so."""
+    layers: Any = model.modules()
+    for layer in layers:
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def make_trainer(plan: Plan, model: PackedModel, progress: StepProgress) -> PackedTrainer:

@@ -181,6 +181,6 @@ def _is_swiglu(module: nn.Module) -> bool:
 
 
 def lean_lora(config: lora.LoraConfig) -> lora.LoraConfig:
-    """Tell PEFT to build LeanLoraLinear around dense layers; quantised layers keep PEFT's own classes."""
+    """Tell PEFT to build LeanLoraLinear around linear layers. Not for a quantised base: its layers are Linears too."""
     config._register_custom_module({nn.Linear: LeanLoraLinear})
     return config

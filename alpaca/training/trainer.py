@@ -58,6 +58,7 @@ class PackedTrainer(Trainer):
         self.examples, self.steps_per_epoch = examples, steps_per_epoch
         self.validation, self.validation_packs = validation, validation_packs
         self.run = run
+        self.last_loaded: Path | None = None
         self.tokens_since_log, self.time_of_log = 0, time.monotonic()
 
     # --- a step ---------------------------------------------------------------------------------------------------
@@ -187,19 +188,16 @@ class PackedTrainer(Trainer):
         state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **rest: Any) -> Any:
-        self.resumed_from = Path(resume_from_checkpoint) if isinstance(resume_from_checkpoint, str) else None
-        return super().train(resume_from_checkpoint, **rest)
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        set_peft_model_state_dict(self.packed.peft, load_file(str(Path(resume_from_checkpoint) / WEIGHTS)))
+        self.last_loaded = Path(resume_from_checkpoint)
+        set_peft_model_state_dict(self.packed.peft, load_file(str(self.last_loaded / WEIGHTS)))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:
             return
         best = Path(self.state.best_model_checkpoint)
-        if not best.is_dir() and self.resumed_from is not None:  # its folder was moved since it was written
-            best = self.resumed_from.parent / best.name
+        if not best.is_dir() and self.last_loaded is not None:  # its folder was moved since training went on from it
+            best = self.last_loaded.parent / best.name
         self._load_from_checkpoint(str(best))
 
 

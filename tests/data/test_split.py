@@ -66,5 +66,5 @@ def test_rows_that_are_all_copies_are_all_trained_on() -> None:
 
 
 def test_no_rows_are_refused() -> None:
-    with pytest.raises(NoRowsLeft, match="^E2003 NoRowsLeft: no rows are left to train on"):
+    with pytest.raises(NoRowsLeft, match=r"^E2003 NoRowsLeft: no rows are left to train on"):
         split([], None, seed=0)

@@ -22,7 +22,7 @@ LIBRARIES = [
     "transformers.models.auto.tokenization_auto", "transformers.integrations.integration_utils", "peft.tuners.lora",
     "accelerate", "torch._dynamo",
 ]  # fmt: skip
-WORDS = "the alpaca eats hay and grass in the field with the herd".split()
+WORDS = ["the", "alpaca", "eats", "hay", "and", "grass", "in", "the", "field", "with", "the", "herd"]
 
 
 def make_rows(count: int) -> list[dict[str, str]]:

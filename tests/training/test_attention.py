@@ -47,9 +47,7 @@ def run(attend: object, tensors: list[Tensor], *rest: object) -> tuple[Tensor, l
 @pytest.mark.parametrize("short", [1024, 0], ids=["matrix products", "sdpa"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("bounds", [[0, 12], [0, 1, 12], [0, 5, 6, 9, 12], list(range(13))])
-def test_equal_to_the_dense_mask(
-    monkeypatch: pytest.MonkeyPatch, short: int, kv_heads: int, bounds: list[int]
-) -> None:
+def test_equal_to_the_dense_mask(monkeypatch: pytest.MonkeyPatch, short: int, kv_heads: int, bounds: list[int]) -> None:
     monkeypatch.setattr(attention, "SHORT", short)
     tensors = made(4, kv_heads, 12)
     out, grads = run(packed, tensors, bounds)
@@ -90,6 +88,13 @@ def test_nothing_crosses_a_border() -> None:
     after = packed(query, key, value, [0, 4, 10])
     assert torch.equal(before[:, :4], after[:, :4])
     assert not torch.equal(before[:, 4:], after[:, 4:])
+
+
+def test_a_batch_of_rows_and_a_mask_are_refused() -> None:
+    query, key, value = made(4, 2, 10)
+    for given, mask in (([t.expand(2, -1, -1, -1) for t in (query, key, value)], None), ([query, key, value], query)):
+        with pytest.raises(ValueError, match="packed attention takes"):
+            packed_attention(nn.Module(), *given, mask, bounds=[0, 10])
 
 
 def test_the_choice_is_said() -> None:

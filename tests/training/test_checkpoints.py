@@ -18,7 +18,17 @@ from alpaca.errors import BadCheckpoint
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
 from tests.conftest import ROOT
-from tests.training.runs import adapter_bytes, environment, kill_at, leftovers, make_rows, settings, train, tree, write_rows
+from tests.training.runs import (
+    adapter_bytes,
+    environment,
+    kill_at,
+    leftovers,
+    make_rows,
+    settings,
+    train,
+    tree,
+    write_rows,
+)
 
 # A large rank makes saving take long enough to be met in the middle.
 LONG: dict[str, Any] = {"num_epochs": 3, "lora_r": 128, "learning_rate": 1e-3}
@@ -111,8 +121,8 @@ def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: P
     """The same through python finetune.py, with an explicit checkpoint and half-written ones of several kinds."""
     output = tmp_path / "out"
     options = settings(tiny_base, rows, output, **LONG)
-    names = ("base_model", "data_path", "output_dir", "quantization", "num_epochs", "batch_size", "lora_r", "lora_alpha",
-             "learning_rate", "val_set_size", "eval_steps")  # fmt: skip
+    names = ("base_model", "data_path", "output_dir", "quantization", "num_epochs", "batch_size", "lora_r",
+             "lora_alpha", "learning_rate", "val_set_size", "eval_steps")  # fmt: skip
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "finetune.py"), *arguments], stdout=subprocess.DEVNULL, env=environment()
@@ -245,9 +255,7 @@ def test_other_data_and_another_base_are_refused(
             train(settings(base, path, finished, **LONG, resume_from_checkpoint="auto"))
 
 
-def test_what_has_no_part_in_the_result_may_change(
-    tiny_base: Path, rows: Path, finished: Path, tmp_path: Path
-) -> None:
+def test_what_has_no_part_in_the_result_may_change(tiny_base: Path, rows: Path, finished: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copy(rows, tmp_path / "moved.jsonl"))
     train(settings(tiny_base, moved, finished, **LONG, resume_from_checkpoint="auto"))
 

@@ -80,8 +80,8 @@ def test_what_makes_no_sense_is_refused(changes: dict[str, Any], said: str) -> N
 
 @pytest.mark.parametrize(
     "spelling",
-    ["q_proj,v_proj", "[q_proj,v_proj]", "['q_proj', 'v_proj']", '["q_proj","v_proj"]', "q_proj v_proj", "(q_proj, v_proj)",
-     ["q_proj", "v_proj"], " q_proj , v_proj "],
+    ["q_proj,v_proj", "[q_proj,v_proj]", "['q_proj', 'v_proj']", '["q_proj","v_proj"]', "q_proj v_proj",
+     "(q_proj, v_proj)",     ["q_proj", "v_proj"], " q_proj , v_proj "],
     ids=str,
 )  # fmt: skip
 def test_every_spelling_of_a_list(spelling: object) -> None:
@@ -91,7 +91,12 @@ def test_every_spelling_of_a_list(spelling: object) -> None:
 @pytest.mark.parametrize("text", ["true", "True", "1", "yes", "on", True])
 def test_every_spelling_of_yes(text: object) -> None:
     assert sourced(train_on_inputs=text).train_on_inputs is True
-    assert sourced(train_on_inputs={"true": "false", "True": "False", "1": "0", "yes": "no"}.get(str(text), "off")).train_on_inputs is False
+    assert (
+        sourced(
+            train_on_inputs={"true": "false", "True": "False", "1": "0", "yes": "no"}.get(str(text), "off")
+        ).train_on_inputs
+        is False
+    )
 
 
 @pytest.mark.parametrize("value", ["none", "None", "", None])
@@ -122,14 +127,25 @@ def test_a_file_that_holds_no_settings(tmp_path: Path, text: str, said: str) -> 
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(BadSetting, match="nowhere.yaml can't be read"):
+    with pytest.raises(BadSetting, match=r"nowhere.yaml can't be read"):
         FinetuneConfig.from_yaml(tmp_path / "nowhere.yaml")
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.lists(st.text(max_size=5), max_size=3)
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.lists(st.text(max_size=5), max_size=3)
+)
 
 
-@given(st.dictionaries(st.sampled_from([f.name for f in dataclasses.fields(FinetuneConfig)]) | st.text(max_size=9), VALUES, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from([f.name for f in dataclasses.fields(FinetuneConfig)]) | st.text(max_size=9), VALUES, max_size=4
+    )
+)
 def test_no_value_does_more_than_be_refused(values: dict[str, Any]) -> None:
     try:
         sourced(**values)

@@ -45,7 +45,9 @@ def test_lora_function(bias: bool) -> None:
     x, a, b = doubles(5, 4), doubles(2, 4), doubles(3, 2)
     weight = torch.randn(3, 4, dtype=torch.float64)
     offset = torch.randn(3, dtype=torch.float64) if bias else None
-    assert torch.autograd.gradcheck(lambda *given: LoraFunction.apply(given[0], weight, offset, *given[1:], 0.7), (x, a, b))
+    assert torch.autograd.gradcheck(
+        lambda *given: LoraFunction.apply(given[0], weight, offset, *given[1:], 0.7), (x, a, b)
+    )
     plain = nn.functional.linear(x, weight, offset) + 0.7 * (x @ a.t()) @ b.t()
     torch.testing.assert_close(LoraFunction.apply(x, weight, offset, a, b, 0.7), plain)
 
@@ -96,7 +98,9 @@ def test_rms_norm_function_has_the_right_gradient() -> None:
     """The mean is taken in fp32, so finite differences need a coarse step."""
     weight = torch.randn(6, dtype=torch.float64)
     x = doubles(4, 6)
-    assert torch.autograd.gradcheck(lambda x: RmsNormFunction.apply(x, weight, 1e-6), (x,), eps=1e-2, atol=1e-3, rtol=1e-2)
+    assert torch.autograd.gradcheck(
+        lambda x: RmsNormFunction.apply(x, weight, 1e-6), (x,), eps=1e-2, atol=1e-3, rtol=1e-2
+    )
 
 
 # --- whole models -------------------------------------------------------------------------------------------------

@@ -19,8 +19,12 @@ from alpaca.errors import BadBase
 from alpaca.examples import Encoded
 from alpaca.training.attention import PACKED, register
 from alpaca.training.batch import collate, label_count
+from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.layers import lean_lora, make_lean
 from alpaca.training.model import PackedModel
+from alpaca.training.plan import make_plan
+from alpaca.training.progress import StepProgress
+from tests.training.runs import settings
 
 CPU = torch.device("cpu")
 LORA: dict[str, Any] = {
@@ -133,7 +137,9 @@ def test_examples_of_a_pack_never_see_each_other(tiny_base: Path) -> None:
     def loss_of_first(pack: tuple[int, ...]) -> Tensor:
         batch = collate(pack, examples)
         mine = label_count(examples[pack[0]])
-        return packed(**(batch.inputs(CPU) | {"label_positions": batch.label_positions[:mine], "targets": batch.targets[:mine]}))
+        return packed(
+            **(batch.inputs(CPU) | {"label_positions": batch.label_positions[:mine], "targets": batch.targets[:mine]})
+        )
 
     with torch.no_grad():
         before = loss_of_first((4, 5, 3))
@@ -160,3 +166,22 @@ def test_bases_whose_head_is_not_plain_are_refused(tiny_base: Path) -> None:
     model.get_base_model().set_output_embeddings(nn.Linear(64, 512))
     with pytest.raises(BadBase, match="only plain linear heads without bias"):
         PackedModel(model)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+def test_an_evaluation_changes_nothing_in_what_is_trained_after_it(
+    tiny_base: Path, rows: Path, tmp_path: Path, precision: str
+) -> None:
+    """bitsandbytes has layers that change for good when they are evaluated."""
+    plan = make_plan(settings(tiny_base, rows, tmp_path / "out", quantization=precision), lambda line: None)
+    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    random_adapter(trainer.packed)
+    results = []
+    for _ in range(2):
+        trainer.packed.train().zero_grad()
+        loss = trainer.packed(**collate((0, 1, 2), plan.train.examples).inputs(CPU))
+        loss.backward()
+        results.append((loss.detach(), [grad.clone() for grad in gradients(trainer.packed)]))
+        trainer.validation_loss()
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))

@@ -62,7 +62,9 @@ def plain_loop(config: FinetuneConfig) -> dict[str, torch.Tensor]:
     for epoch in range(epochs):
         order = np.random.default_rng([config.seed, epoch]).permutation(len(examples))
         for start in range(0, len(order), config.batch_size):
-            rate = step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            rate = (
+                step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            )
             optimizer.param_groups[0]["lr"] = config.learning_rate * rate
             model(**padded([examples[i] for i in order[start : start + config.batch_size]])).loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
@@ -104,7 +106,9 @@ def test_the_packing_does_not_change_the_steps(
 ) -> None:
     train(settings(tiny_base, rows, tmp_path / "out", **STEADY, **packing))
     assert_close(tensors(tmp_path / "out"), tensors(one_pack), 1e-4)
-    history = [json.loads((out / "report" / "training.json").read_text())["history"] for out in (tmp_path / "out", one_pack)]
+    history = [
+        json.loads((out / "report" / "training.json").read_text())["history"] for out in (tmp_path / "out", one_pack)
+    ]
     for ours, theirs in zip(*history, strict=True):
         for name in ("loss", "eval_loss", "grad_norm", "learning_rate"):
             assert ours.get(name) == pytest.approx(theirs.get(name), abs=1e-3)
@@ -124,7 +128,8 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(
 
 # --- losses that are not finite -----------------------------------------------------------------------------------
 def poisoned_base(base: Path, folder: Path, text: str) -> Path:
-    """A copy of a base with a head of its own in which the embeddings of the tokens of `text` that no other row has are NaN."""
+    """A copy of a base (one with a head of its own) in which the embeddings of those tokens of `text` that no other
+    row has are NaN."""
     from alpaca.base import load_tokenizer
 
     folder.mkdir()
@@ -147,7 +152,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tiny_mha_bas
     made[7]["output"] = "☢"
     data = write_rows(tmp_path / "rows.jsonl", made)
     base = poisoned_base(tiny_mha_base, tmp_path / "base", "☢")
-    config = settings(base, data, tmp_path / "out", val_set_size=0, eval_steps=1, batch_size=2, micro_batch_size=1, seed=5)
+    config = settings(
+        base, data, tmp_path / "out", val_set_size=0, eval_steps=1, batch_size=2, micro_batch_size=1, seed=5
+    )
     steps = make_plan(config, lambda line: None).steps
     bad = next(number for number, step in enumerate(steps, 1) if 7 in step.examples)
     assert bad > 2  # some checkpoints come before it
@@ -161,7 +168,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_rows(tiny_mha_bas
         assert all(torch.isfinite(t).all() for t in tensors(tmp_path / "out" / name).values())
 
 
-def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_trained(tiny_mha_base: Path, tmp_path: Path) -> None:
+def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_trained(
+    tiny_mha_base: Path, tmp_path: Path
+) -> None:
     made = make_rows(12)
     data = write_rows(tmp_path / "rows.jsonl", made)
     held = make_plan(settings(tiny_mha_base, data, tmp_path / "x"), lambda line: None).split.validation[0].row

@@ -1,0 +1,68 @@
+"""Several processes train the model that one does, and one of them writes and prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alpaca.adapter import read_card, verify_files
+from tests.conftest import ROOT
+from tests.training.runs import environment, leftovers, make_rows, settings, train, write_rows
+
+# Nine rows in steps of four: the last step of each epoch is one example, fewer than there are processes.
+CHANGES: dict[str, Any] = {"batch_size": 4, "num_epochs": 2, "val_set_size": 3, "learning_rate": 1e-3, "eval_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(rows, output folder) of one process."""
+    folder = tmp_path_factory.mktemp("distributed")
+    data = write_rows(folder / "rows.jsonl", make_rows(12))
+    train(settings(tiny_base, data, folder / "alone", **CHANGES))
+    return data, folder / "alone"
+
+
+def arguments(base: Path, data: Path, output: Path) -> list[str]:
+    config = settings(base, data, output, **CHANGES)
+    names = ("base_model", "data_path", "output_dir", "quantization", "lora_r", "lora_alpha", *CHANGES)
+    return [str(ROOT / "finetune.py"), *(f"--{name}={getattr(config, name)}" for name in names)]
+
+
+def launch(*command: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, timeout=300, env=environment(), cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
+    return done.stdout
+
+
+def assert_same_adapter(output: Path, wanted: Path, base: Path) -> None:
+    got, expected = (load_file(str(folder / "adapter_model.safetensors")) for folder in (output, wanted))
+    assert got.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(got[name], tensor, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+    verify_files(output, base)
+    card, before = read_card(output), read_card(wanted)
+    assert card is not None and before is not None
+    assert card.losses["validation_after"] == pytest.approx(before.losses["validation_after"], abs=1e-3)
+    assert leftovers(output) == []
+
+
+def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, wanted = alone
+    output = tmp_path / "two"
+    said = launch(
+        "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0",        *arguments(tiny_base, data, output),
+    )  # fmt: skip
+    assert_same_adapter(output, wanted, tiny_base)
+    for line in ("data        ", "step    1/6", "step    6/6  epoch", "verified    ", "done        "):
+        assert said.count(line) == 1, line
+    assert "6 of 4 examples over 2 processes" in said
+    assert {path.name for path in output.iterdir()} == {path.name for path in wanted.iterdir()}
