@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_tokens", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--repetition_penalty", type=float, default=1.0,
-                        help="above 1, less is repeated; small models need about 1.2 when greedy (default: 1)")  # fmt: skip
+                        help="above 1, less is repeated; small greedy models need it (default: 1)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the draws where the temperature is above 0")
     return parser.parse_args(arguments)
 

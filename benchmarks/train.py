@@ -65,9 +65,8 @@ def make_bench_plan(contender: Contender, options: argparse.Namespace) -> Plan:
 def run_packed(plan: Plan) -> dict[str, float]:
     """This project's trainer."""
     from alpaca.training.fit import build_model, make_trainer
-    from alpaca.training.progress import StepProgress
 
-    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    trainer = make_trainer(plan, build_model(plan))
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     started = time.perf_counter()
@@ -148,11 +147,8 @@ def _held_out_loss(model: Any, plan: Plan) -> float:
 
 def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, float]:
     """Run a contender in this process and measure it."""
-    import torch
+    from alpaca.base import peak_memory
 
-    from alpaca.base import hush_libraries
-
-    hush_libraries()
     plan = make_bench_plan(contender, options)
     if contender.recipe == "packed":
         result = run_packed(plan)
@@ -160,17 +156,8 @@ def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, floa
         seed = contender.recipe == "seed"
         result = run_padded(plan, pad_to=PADDED if seed else None, all_tokens=seed)
     result["examples"] = sum(len(step.examples) for step in plan.steps)
-    on_gpu = plan.device.type == "cuda"
-    result["peak"] = torch.cuda.max_memory_allocated() if on_gpu else _peak_resident()
+    result["peak"] = peak_memory(plan.device)
     return result
-
-
-def _peak_resident() -> float:
-    """Peak resident bytes of this process; unlike getrusage it leaves out the parent's from before the exec."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return float(line.split()[1]) * 1024
-    raise OSError("/proc/self/status has no VmHWM")
 
 
 def in_own_process(number: int, options: argparse.Namespace) -> dict[str, float]:

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ROOT / "weights" / "smollm2-135m-instruct"
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
@@ -29,32 +30,49 @@ def make_tokenizer(*, chat: bool = True, add_bos: bool = False) -> Any:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
     corpus = ["Below is an instruction that describes a task.", "### Instruction:\n### Response:\n### Input:\n"] * 4
     bpe.train_from_iterator(corpus + ["the alpaca eats hay and grass in the field with the herd"] * 8, trainer)
     if add_bos:
-        bpe.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|pad|>", unk_token="<|endoftext|>"
-    )
+        bos = [("<|im_start|>", 1)]
+        bpe.post_processor = processors.TemplateProcessing(single="<|im_start|> $A", special_tokens=bos)
+    named = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|pad|>",
+        "unk_token": "<|endoftext|>",
+    }
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **named)
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
-def make_base(folder: Path, *, seed: int = 0, kv_heads: int = 2, tied: bool = True, layers: int = 2, chat: bool = True) -> Path:
+def make_base(
+    folder: Path, *, seed: int = 0, kv_heads: int = 2, tied: bool = True, layers: int = 2, chat: bool = True
+) -> Path:
     """Save a tiny random LLaMA (hidden 64, 4 heads, fp32) with its tokenizer into `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer(chat=chat)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=kv_heads, max_position_embeddings=1024, tie_word_embeddings=tied, bos_token_id=1, eos_token_id=2,
-        pad_token_id=3, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=1024,
+        tie_word_embeddings=tied,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+        initializer_range=0.2,
+    )
     torch.manual_seed(seed)
     model = LlamaForCausalLM(config)
     model.save_pretrained(folder)

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from alpaca.base import load_model
+from alpaca.base import load_model, peak_memory
 from alpaca.training import attention
 from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
 from alpaca.training.config import FinetuneConfig
@@ -32,18 +32,19 @@ def train(plan: Plan, say: Say) -> Finetuned:
     _make_room(output, checkpoint, say)
     started = time.monotonic()
     set_seed(plan.config.seed)
-    progress = StepProgress()
-    trainer = make_trainer(plan, build_model(plan), progress)
+    trainer = make_trainer(plan, build_model(plan))
     before = _loss_of_the_base(trainer, say)
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     after = trainer.validation_loss() if plan.validation_packs else None
-    outcome = Outcome(before, after, _best_step(trainer), progress.history, time.monotonic() - started)
+    outcome = Outcome(
+        before, after, _best_step(trainer), _history(trainer), time.monotonic() - started, peak_memory(plan.device)
+    )
     write_adapter(plan, trainer, outcome, say)
     if before is not None and after is not None:
         say(f"loss        {before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows")
-    say(f"done        {output} in {clock(outcome.seconds)}")
+    say(f"done        {output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak")
     return Finetuned(output, before, after, trainer.state.global_step)
 
 
@@ -83,9 +84,9 @@ def _stay_differentiable(model: torch.nn.Module) -> None:
             layer.support_avx512bf16_for_cpu = False
 
 
-def make_trainer(plan: Plan, model: PackedModel, progress: StepProgress) -> PackedTrainer:
+def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
     """The packed trainer for a plan."""
-    callbacks: list[Any] = [progress]
+    callbacks: list[Any] = [StepProgress()]
     if plan.config.early_stopping_patience:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=plan.config.early_stopping_patience))
     trainer = PackedTrainer(
@@ -164,6 +165,11 @@ def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
     loss = trainer.validation_loss()
     say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
     return loss
+
+
+def _history(trainer: PackedTrainer) -> list[dict[str, float]]:
+    """Losses, learning rates and speed by step, those before a resumption included."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
 
 
 def _best_step(trainer: PackedTrainer) -> int:

@@ -13,10 +13,9 @@ from alpaca.training.screen import clock
 
 
 class StepProgress(TrainerCallback):
-    """Shows step, epoch, loss, learning rate, tokens/s and the time left; keeps the history for the report."""
+    """Shows step, epoch, loss, learning rate, tokens/s and the time left."""
 
     def __init__(self) -> None:
-        self.history: list[dict[str, float]] = []
         self.bar: tqdm[Any] | None = None
         self.started, self.first_step = 0.0, 0
         self.total = 0
@@ -41,18 +40,13 @@ class StepProgress(TrainerCallback):
         if not logs or not state.is_world_process_zero:
             return
         if "loss" in logs:
-            self._keep(state, {k: logs[k] for k in ("loss", "learning_rate", "grad_norm", "tokens_per_second")})
             self._show_step(state, logs)
         elif "eval_loss" in logs:
-            self._keep(state, {"eval_loss": logs["eval_loss"]})
             self._say(f"step {state.global_step:>4}/{self.total}  validation loss {logs['eval_loss']:.4f}")
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if self.bar is not None:
             self.bar.close()
-
-    def _keep(self, state: TrainerState, values: dict[str, float]) -> None:
-        self.history.append({"step": state.global_step, "epoch": round(state.epoch or 0, 4), **values})
 
     def _show_step(self, state: TrainerState, logs: dict[str, float]) -> None:
         if self.bar is not None:

@@ -34,6 +34,7 @@ class Outcome:
     best_step: int
     history: list[dict[str, float]]
     seconds: float
+    peak_memory: int  # bytes
 
 
 @dataclass(frozen=True)
@@ -142,12 +143,12 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         data=data,
         settings=settings,
         versions={"python": platform.python_version(), **_versions()},
-        losses={
-            "validation_before": outcome.loss_before,
-            "validation_after": outcome.loss_after,
-            "best_step": outcome.best_step,
+        losses={"validation_before": outcome.loss_before, "validation_after": outcome.loss_after},
+        run={
             "steps": len(plan.steps),
+            "best_step": outcome.best_step,
             "seconds": round(outcome.seconds, 1),
+            "peak_memory": outcome.peak_memory,
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -178,7 +179,7 @@ tags: [lora, instruction-tuning]
 # A LoRA adapter for {card.base_model}
 
 Trained on {card.data["train"]} rows of `{card.data["source"]}` with the prompt template `{plan.template.name}`: rank
-{plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.losses["steps"]} steps. {result}
+{plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.run["steps"]} steps. {result}
 
 `{CARD}` beside this file holds the template in full, every setting, the versions and the counts. Load it with PEFT:
 

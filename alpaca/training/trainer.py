@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
@@ -100,6 +103,22 @@ class PackedTrainer(Trainer):
                 f"{what.format(loss.item())}, in the micro-batch of rows {rows}. Nothing came of that step. Look "
                 "at those rows, lower --learning_rate, or try --quantization fp32"
             )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if not torch.isfinite(torch.as_tensor(norm)):
+            raise NonFiniteLoss(
+                f"the gradient became {float(norm)} at step {self.state.global_step + 1}, though its loss is finite. "
+                "Nothing of this step was applied. Lower --learning_rate, or try --quantization fp32"
+            )
+        return norm
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up that begins above 0 (a step at rate 0 would be wasted), then a cosine down to 0."""
+        rate = partial(rate_factor, warmup=self.args.get_warmup_steps(num_training_steps), total=num_training_steps)
+        scheduler = LambdaLR(optimizer or self.optimizer, rate)  # type: ignore[arg-type]
+        self.lr_scheduler, self._created_lr_scheduler = scheduler, True
+        return scheduler
 
     # --- evaluation -----------------------------------------------------------------------------------------------
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -199,6 +218,13 @@ class PackedTrainer(Trainer):
         if not best.is_dir() and self.last_loaded is not None:  # its folder was moved since training went on from it
             best = self.last_loaded.parent / best.name
         self._load_from_checkpoint(str(best))
+
+
+def rate_factor(step: int, warmup: int, total: int) -> float:
+    """The share of the peak learning rate at `step`, from 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 def _only(items: list[Step]) -> Step:

@@ -23,7 +23,6 @@ from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.layers import lean_lora, make_lean
 from alpaca.training.model import PackedModel
 from alpaca.training.plan import make_plan
-from alpaca.training.progress import StepProgress
 from tests.training.runs import settings
 
 CPU = torch.device("cpu")
@@ -174,7 +173,7 @@ def test_an_evaluation_changes_nothing_in_what_is_trained_after_it(
 ) -> None:
     """bitsandbytes has layers that change for good when they are evaluated."""
     plan = make_plan(settings(tiny_base, rows, tmp_path / "out", quantization=precision), lambda line: None)
-    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    trainer = make_trainer(plan, build_model(plan))
     random_adapter(trainer.packed)
     results = []
     for _ in range(2):

@@ -19,7 +19,6 @@ from alpaca.errors import VerificationFailed
 from alpaca.prompts import template_from_card
 from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.plan import Plan, make_plan
-from alpaca.training.progress import StepProgress
 from alpaca.training.result import Outcome, verify, write_adapter
 from alpaca.training.trainer import PackedTrainer
 from tests.training.runs import leftovers, settings, train
@@ -32,7 +31,7 @@ def trained(base: Path, rows: Path, output: Path, **changes: Any) -> tuple[Plan,
     plan = make_plan(
         settings(base, rows, output, **({"val_set_size": 0, "eval_steps": 100} | changes)), lambda line: None
     )
-    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    trainer = make_trainer(plan, build_model(plan))
     trainer.train()
     trainer.packed.eval()
     return plan, trainer
@@ -40,7 +39,7 @@ def trained(base: Path, rows: Path, output: Path, **changes: Any) -> tuple[Plan,
 
 def write(plan: Plan, trainer: PackedTrainer) -> list[str]:
     lines: list[str] = []
-    write_adapter(plan, trainer, Outcome(None, None, 1, [], 0.0), lines.append)
+    write_adapter(plan, trainer, Outcome(None, None, 1, [], 0.0, 0), lines.append)
     return lines
 
 
@@ -148,7 +147,7 @@ def test_the_best_checkpoint_is_what_is_kept(tiny_base: Path, rows: Path, tmp_pa
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     best = min(losses, key=lambda step: losses[step])
     card = read_card(tmp_path / "out")
-    assert card is not None and card.losses["best_step"] == best < max(losses)
+    assert card is not None and card.run["best_step"] == best < max(losses)
     assert card.losses["validation_after"] == pytest.approx(losses[best], abs=1e-5)
     saved = load_file(str(tmp_path / "out" / "adapter_model.safetensors"))
     at_best = load_file(str(tmp_path / "out" / f"checkpoint-{best}" / "adapter_model.safetensors"))
@@ -166,7 +165,7 @@ def test_packed_and_unpacked_it_still_fits(folder: Path, tiny_base: Path, tmp_pa
 def test_training_that_changed_nothing_is_told(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     plan = make_plan(settings(tiny_base, rows, out, val_set_size=0), lambda line: None)
-    trainer = make_trainer(plan, build_model(plan), StepProgress())
+    trainer = make_trainer(plan, build_model(plan))
     with pytest.raises(VerificationFailed, match=r"^E5004 .*every B of the adapter is zero"):
         write(plan, trainer)
     assert not (out / "adapter_config.json").exists()

@@ -71,7 +71,6 @@ def test_flags_that_have_no_effect_any_more_say_so(tiny_base: Path, rows: Path, 
     assert "--add_eos_token False has no effect" in said
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is an extra")
 def test_tensorboard_gets_the_losses(
     tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

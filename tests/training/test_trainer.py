@@ -63,7 +63,9 @@ def plain_loop(config: FinetuneConfig) -> dict[str, torch.Tensor]:
         order = np.random.default_rng([config.seed, epoch]).permutation(len(examples))
         for start in range(0, len(order), config.batch_size):
             rate = (
-                step / warmup if step < warmup else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+                (step + 1) / (warmup + 1)
+                if step < warmup
+                else 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
             )
             optimizer.param_groups[0]["lr"] = config.learning_rate * rate
             model(**padded([examples[i] for i in order[start : start + config.batch_size]])).loss.backward()
