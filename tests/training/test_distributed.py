@@ -66,3 +66,13 @@ def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, P
         assert said.count(line) == 1, line
     assert "6 of 4 examples over 2 processes" in said
     assert {path.name for path in output.iterdir()} == {path.name for path in wanted.iterdir()}
+
+
+def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(tiny_base: Path, tmp_path: Path) -> None:
+    """What FSDP needs of the model: accelerate itself shards on GPUs only, so torch's own call is used here."""
+    data = write_rows(tmp_path / "rows.jsonl", make_rows(12))
+    said = launch(
+        "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0", str(ROOT / "tests" / "training" / "sharded.py"), str(tiny_base), str(data),
+    )  # fmt: skip
+    assert "28 gradients equal" in said
