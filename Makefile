@@ -87,7 +87,8 @@ $(BASE)/config.json: | $(SITE) $(GGUF)
 	$(PY) -m alpaca.convert --input_dir $(GGUF) --output_dir weights
 
 $(ADAPTER)/alpaca.json: | $(SITE) $(BASE)/config.json
-	$(PY) finetune.py --base_model $(BASE) --data_path $(DATA) --output_dir $(ADAPTER) --resume_from_checkpoint auto
+	$(PY) finetune.py --base_model $(BASE) --data_path $(DATA) --output_dir $(ADAPTER) --batch_size 8 \
+	    --resume_from_checkpoint auto
 
 # $(call step,what it does,its result,a later result that makes it needless)
 define step
@@ -102,7 +103,8 @@ demo: $(SITE) ## install, fetch and convert a base, fine-tune it, and compare th
 	$(call step,Convert the base,$(BASE)/config.json)
 	$(call step,Fine-tune it on $(DATA),$(ADAPTER)/alpaca.json)
 	@echo; echo "==> Ask the base and the adapter"
-	@$(PY) -m alpaca.compare --base_model $(BASE) --adapters base $(ADAPTER) --prompt "$(QUESTION)"
+	@$(PY) -m alpaca.compare --base_model $(BASE) --adapters base $(ADAPTER) --prompt "$(QUESTION)" \
+	    --repetition_penalty 1.1
 	@echo
 	@echo "The adapter is in $(ADAPTER)/, with a report of the training. What to do next:"
 	@echo "  make predict PROMPT=\"How much hay does an alpaca eat?\"     ask it something else"
@@ -116,8 +118,9 @@ define serving
 	@if [ -z "$$BASE_MODEL" ] && ! ls weights/*/config.json >/dev/null 2>&1; then \
 	    $(MAKE) --no-print-directory $(BASE)/config.json; \
 	fi
-	@if [ -z "$$COG_WEIGHTS" ] && [ -e "$(ADAPTER)/adapter_config.json" ]; then \
-	    COG_WEIGHTS="$(ADAPTER)"; export COG_WEIGHTS; \
+	@if [ -z "$$COG_WEIGHTS" ]; then \
+	    COG_WEIGHTS=; if [ -e "$(ADAPTER)/adapter_config.json" ]; then COG_WEIGHTS="$(ADAPTER)"; fi; \
+	    export COG_WEIGHTS; \
 	fi; \
 	exec $(PY) -m alpaca.cogserver $(1)
 endef
@@ -154,8 +157,8 @@ format: $(SITE_DEV) ## let ruff put the code in order
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes
-	$(PY) benchmarks/train.py
+bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4")
+	$(PY) benchmarks/train.py $(BENCH)
 
 clean: ## remove caches; never weights, adapters or the environment
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cog

@@ -17,14 +17,17 @@ ROOT = LocalPath(__file__).resolve().parent
 
 
 class Runner(BaseRunner):
-    """Serves a base (BASE_MODEL, else the only one in weights/) with the adapter that COG_WEIGHTS names, if any."""
+    """Serves a base (BASE_MODEL, else the only one in weights/) with an adapter (COG_WEIGHTS), if there is one."""
 
     def setup(self, weights: Optional[Union[Path, str]] = None) -> None:
-        """`weights`: an adapter's folder, archive or https URL. PRECISION chooses bf16, fp32, int8, nf4 or auto."""
-        from alpaca.serving.adapters import fetch_adapter
+        """`weights`: an adapter's folder, archive or https URL; without COG_WEIGHTS, lora-alpaca if it is there.
+
+        PRECISION chooses bf16, fp32, int8, nf4 or auto.
+        """
+        from alpaca.serving.adapters import fetch_adapter, tuned_here
         from alpaca.serving.loading import load_base, open_engine
 
-        adapter = fetch_adapter(str(weights)) if weights else None
+        adapter = fetch_adapter(str(weights)) if weights else tuned_here(ROOT)
         base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
         self.engine = open_engine(base, adapter)
 

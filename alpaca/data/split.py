@@ -44,7 +44,7 @@ def split(examples: Sequence[Example], val_set_size: float | None, seed: int) ->
         return Split(list(examples), [], "no validation: all rows are copies of each other")
     copies = len(examples) - len(train) - len(validation)
     note = f"{len(train)} rows to train on, {len(validation)} held out ({how})"
-    return Split(train, validation, note + (f"; {copies} copies of held-out rows left out" if copies else ""))
+    return Split(train, validation, note + (f"; left out as copies of held-out rows: {copies}" if copies else ""))
 
 
 def _wanted(rows: int, val_set_size: float | None) -> tuple[int, str]:

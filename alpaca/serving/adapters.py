@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from alpaca.adapter import check_there
+from alpaca.adapter import CARD, check_there
 from alpaca.archive import unpack
 from alpaca.errors import AdapterNotFound, DownloadRefused
 from alpaca.serving.download import Limits, download
@@ -18,6 +18,18 @@ from alpaca.serving.download import Limits, download
 def default_cache() -> Path:
     """Where unpacked adapters are kept: $ALPACA_CACHE, else ~/.cache/alpaca, in its folder adapters."""
     return Path(os.environ.get("ALPACA_CACHE") or Path.home() / ".cache" / "alpaca") / "adapters"
+
+
+def tuned_here(project: Path) -> Path | None:
+    """The adapter that finetune.py leaves in `project` unless told otherwise, where nothing else was asked for.
+
+    A COG_WEIGHTS that is set, even to nothing, is an answer: then there is no default.
+    """
+    folder = project / "lora-alpaca"
+    if "COG_WEIGHTS" in os.environ or not (folder / CARD).is_file():
+        return None
+    print("adapter: lora-alpaca, because it is there and COG_WEIGHTS is not set (COG_WEIGHTS= serves the base alone)")
+    return folder
 
 
 def fetch_adapter(source: str, cache_dir: Path | None = None, *, limits: Limits | None = None) -> Path:

@@ -55,7 +55,7 @@ def test_copies_of_a_held_out_row_are_not_trained_on() -> None:
     made = split(rows, 3, seed=0)
     held = {example.key() for example in made.validation}
     assert not held & {example.key() for example in made.train}
-    assert "copies of held-out rows left out" in made.note
+    assert "left out as copies of held-out rows: " in made.note
 
 
 def test_rows_that_are_all_copies_are_all_trained_on() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from alpaca.archive import pack
 from alpaca.errors import AdapterNotFound, AlpacaError, BadArchive, DownloadRefused
-from alpaca.serving.adapters import fetch_adapter
+from alpaca.serving.adapters import fetch_adapter, tuned_here
 from alpaca.serving.download import ALLOWED_HOSTS
 from tests.serving.peft_adapters import make_adapter
 
@@ -113,3 +113,14 @@ def test_a_broken_archive_leaves_nothing_behind(content: bytes, tmp_path: Path, 
     with pytest.raises(BadArchive, match=r"broken\.zip"):
         fetch_adapter(str(tmp_path / "broken.zip"), cache)
     assert list(cache.iterdir()) == []
+
+
+def test_what_finetune_left_is_the_default_unless_something_was_said(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COG_WEIGHTS", raising=False)
+    assert tuned_here(tmp_path) is None
+    made = make_adapter(tiny_base, tmp_path / "lora-alpaca", template="alpaca")
+    assert tuned_here(tmp_path) == made
+    monkeypatch.setenv("COG_WEIGHTS", "")
+    assert tuned_here(tmp_path) is None
