@@ -21,7 +21,7 @@ from alpaca.training.screen import clock
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
 CPU_BUDGET, GPU_BUDGET = 1024, 8192
 FIXED_BYTES = 0.75e9  # Python, torch, transformers and the tokenizer
-BUSY = 0.4  # share of a plain matrix product's rate that a training step reaches: measured on a CPU (docs/benchmarks.md)
+BUSY = 0.4  # share of a plain matrix product's rate that a training step reaches, as measured on a CPU
 
 
 def token_budget(asked: int | None, cutoff_len: int, device: torch.device) -> tuple[int, str]:
