@@ -20,7 +20,8 @@ from alpaca.training.screen import clock
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
 CPU_BUDGET, GPU_BUDGET = 1024, 8192
-FIXED_BYTES = 0.75e9  # Python, torch, transformers and the tokenizer
+FIXED_BYTES = 1.05e9  # on a CPU: Python, torch, transformers, and what matrix products keep beside their results
+SPREAD = 1.4  # what passes through memory beside the activations that are kept, as a factor on these; measured on a CPU
 BUSY = 0.4  # share of a plain matrix product's rate that a training step reaches, as measured on a CPU
 
 
@@ -106,7 +107,7 @@ def estimate(
     memory = (
         weights * BYTES_PER_WEIGHT[precision]
         + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
-        + budget * activation_bytes(config, precision, checkpointing)
+        + budget * activation_bytes(config, precision, checkpointing) * SPREAD
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
