@@ -299,8 +299,17 @@ def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def load_adapter(model: PreTrainedModel, files: AdapterFiles, *, name: str = "default") -> PeftModel:
-    """Put a verified adapter on a loaded base (or beside others on a PeftModel) and return the PEFT model."""
+def load_adapter(
+    model: PreTrainedModel,
+    files: AdapterFiles,
+    *,
+    name: str = "default",
+    tensors: dict[str, torch.Tensor] | None = None,
+) -> PeftModel:
+    """Put a verified adapter on a loaded base (or beside others on a PeftModel) and return the PEFT model.
+
+    `tensors`: what load_tensors gave, where the caller has it; else the file is read.
+    """
     from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 
     config = files.spec.peft_config(str(getattr(model, "name_or_path", "")))
@@ -308,7 +317,8 @@ def load_adapter(model: PreTrainedModel, files: AdapterFiles, *, name: str = "de
         model.add_adapter(name, config)
     else:
         model = get_peft_model(model, config, adapter_name=name)  # type: ignore[assignment]
-    result: Any = set_peft_model_state_dict(model, load_tensors(files), adapter_name=name)
+    state = load_tensors(files) if tensors is None else tensors
+    result: Any = set_peft_model_state_dict(model, state, adapter_name=name)
     if result.unexpected_keys:
         raise BadAdapter(f"{WEIGHTS}: {result.unexpected_keys[0]} found no place in the base")
     model.requires_grad_(False)

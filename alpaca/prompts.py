@@ -14,13 +14,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from alpaca.data.example import Example, Turn, names
+from alpaca.data.example import Example, names
 from alpaca.errors import BadMessages, BadTemplate, TemplateNotFound
 
 Spans = tuple[tuple[int, int], ...]
 DATE = date(2024, 7, 26)
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
-PLACEHOLDER = re.compile(r"\{(instruction|input)\}")
 
 
 class Segment(NamedTuple):
@@ -82,10 +81,11 @@ class AlpacaTemplate:
         segments: list[Segment] = []
         for number, turn in enumerate(example.turns):
             prompt = self.prompt_input if turn.input.strip() else self.prompt_no_input
+            values = {"instruction": turn.instruction, "input": turn.input}
             if number:
-                segments.append(_fill("\n\n" + self._blocks[prompt], turn))
+                segments.append(fill("\n\n" + self._blocks[prompt], values))
             else:
-                segments.append(_fill(prompt, turn, f"{example.system}\n\n" if example.system.strip() else ""))
+                segments.append(fill(prompt, values, f"{example.system}\n\n" if example.system.strip() else ""))
             if turn.output is None:
                 break
             segments.append(Segment(turn.output, True, ((0, len(turn.output)),)))
@@ -256,19 +256,19 @@ def control_tokens_pattern(tokenizer: Any) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
 
-def _fill(prompt: str, turn: Turn, front: str = "") -> Segment:
-    """Put a turn into a prompt in one pass, noting where its text stands."""
+def fill(text: str, values: Mapping[str, str], front: str = "") -> Segment:
+    """Put `values` at their placeholders in one pass, behind `front`, noting where what came from outside stands."""
+    placeholder = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")
     pieces = [front]
     literal = [(0, len(front))] if front else []
     length, copied = len(front), 0
-    for found in PLACEHOLDER.finditer(prompt):
-        fixed = prompt[copied : found.start()]
-        value = turn.instruction if found[1] == "instruction" else turn.input
+    for found in placeholder.finditer(text):
+        fixed, value = text[copied : found.start()], values[found[1]]
         literal.append((length + len(fixed), length + len(fixed) + len(value)))
         pieces += (fixed, value)
         length += len(fixed) + len(value)
         copied = found.end()
-    pieces.append(prompt[copied:])
+    pieces.append(text[copied:])
     return Segment("".join(pieces), False, tuple(literal))
 
 

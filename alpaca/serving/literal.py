@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from alpaca.data.example import Example
 from alpaca.errors import BadMessages, BadTemplate
-from alpaca.prompts import Segment
-
-PLACEHOLDER = re.compile(r"\{(prompt|system_prompt)\}")
+from alpaca.prompts import Segment, fill
 
 
 class LiteralTemplate:
@@ -41,21 +38,8 @@ class LiteralTemplate:
         text = self._text
         if text is None:
             text = "{system_prompt}\n\n" + self._plain if example.system.strip() else self._plain
-        return [_fill(text, values)]
+        return [fill(text, values)]
 
     def card(self) -> dict[str, Any]:
         return {"kind": "literal", "name": self.name, "text": self._plain}
 
-
-def _fill(text: str, values: dict[str, str]) -> Segment:
-    pieces: list[str] = []
-    literal: list[tuple[int, int]] = []
-    length = copied = 0
-    for found in PLACEHOLDER.finditer(text):
-        fixed, value = text[copied : found.start()], values[found[1]]
-        literal.append((length + len(fixed), length + len(fixed) + len(value)))
-        pieces += (fixed, value)
-        length += len(fixed) + len(value)
-        copied = found.end()
-    pieces.append(text[copied:])
-    return Segment("".join(pieces), False, tuple(literal))

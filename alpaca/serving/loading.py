@@ -50,14 +50,15 @@ def open_engine(base: LoadedBase, adapter: Path | None = None, *, say: Say = pri
         template, reason = load_template("auto", base.tokenizer), f"no card; {_auto_reason(base.tokenizer)}"
     else:
         template, reason = template_from_card(files.card.template, base.tokenizer), "the adapter was trained with it"
-    changed = changed_modules(load_tensors(files))
+    tensors = load_tensors(files)
+    changed = changed_modules(tensors)
     say(f"adapter: {adapter} (rank {files.spec.r}, changes {changed} of its {len(files.modules)} modules)")
     if not files.card:
         say("adapter: it has no card (alpaca.json), so only names and shapes were checked against this base")
     if changed == 0:
         say("adapter: WARNING: every B is zero, so it changes nothing; was it saved before it was trained?")
     say(f"template: {template.name} ({reason})")
-    return GenerateEngine(load_adapter(base.model, files), base.tokenizer, template)
+    return GenerateEngine(load_adapter(base.model, files, tensors=tensors), base.tokenizer, template)
 
 
 def _auto_reason(tokenizer: Any) -> str:

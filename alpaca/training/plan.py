@@ -85,9 +85,8 @@ class Plan:
 
 def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     """Read and check everything, choose what was left to choose, and say each of it. Raises AlpacaError."""
-    for old, why in {"group_by_length": "packing leaves no padding to save"}.items():
-        if getattr(config, old):
-            say(f"--{old} has no effect: {why}")
+    if config.group_by_length:
+        say("--group_by_length has no effect: packing leaves no padding to save")
     if not config.add_eos_token:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
     _check_surroundings(config)
