@@ -42,4 +42,3 @@ class LiteralTemplate:
 
     def card(self) -> dict[str, Any]:
         return {"kind": "literal", "name": self.name, "text": self._plain}
-
