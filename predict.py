@@ -5,11 +5,13 @@ Cog reads the signature from this source without running it: plain names and lit
 # ruff: noqa: B008, UP007, UP045
 
 import os
+from collections.abc import Generator
 from pathlib import Path as LocalPath
 from typing import Optional, Union
 
-from cog import BaseRunner, ConcatenateIterator, Input, Path, streaming
+from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
+from alpaca.cogstream import Cancellation, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
@@ -24,16 +26,20 @@ class Runner(BaseRunner):
 
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
-        from alpaca.serving.adapters import fetch_adapter, tuned_here
+        from alpaca.serving.adapters import tuned_here
+        from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine
 
-        adapter = fetch_adapter(str(weights)) if weights else tuned_here(ROOT)
+        watch_cancellations()
+        limits = EngineLimits.from_environment(ROOT)
+        adapter = str(weights) if weights else tuned_here(ROOT)
         base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
-        self.engine = open_engine(base, adapter)
+        self.engine = open_engine(base, adapter, limits=limits)
 
-    # Cog 0.23.1 collects what an async generator yields and sends it at the end; a plain generator streams.
+    # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
-    def run(
+    @concurrent(max=8)
+    async def run(
         self,
         prompt: str = Input(default="", description="What to ask, or the instruction to follow."),
         input: str = Input(default="", description="Further context for the prompt, such as a text to work on."),
@@ -59,6 +65,12 @@ class Runner(BaseRunner):
         repetition_penalty: float = Input(
             default=1.0, ge=0.01, le=5, description="Above 1, tokens that occurred already become less likely."
         ),
+        presence_penalty: float = Input(
+            default=0.0, ge=-5, le=5, description="Above 0, tokens that the answer already holds become less likely."
+        ),
+        frequency_penalty: float = Input(
+            default=0.0, ge=-5, le=5, description="Above 0, tokens become less likely the more often they occurred."
+        ),
         stop_sequences: Optional[str] = Input(
             default=None,
             description="The answer ends before the first of these; commas between them, or a JSON list of texts.",
@@ -76,6 +88,10 @@ class Runner(BaseRunner):
             default=None,
             description="A template's name, or a text with {prompt} in it and perhaps {system_prompt}.",
         ),
+        adapter: Optional[str] = Input(
+            default=None,
+            description="An adapter's name on the server, or the https URL of its archive; none: the base alone.",
+        ),
         adapter_scale: float = Input(
             default=1.0, ge=0, le=4, description="Strength of the adapter: 0 is the base alone, 1 as trained."
         ),
@@ -86,6 +102,9 @@ class Runner(BaseRunner):
             deprecated=True,
             description="Use max_tokens. Prompt and answer together have at most so many tokens.",
         ),
+        replicate_weights: Optional[str] = Input(
+            default=None, deprecated=True, description="The older name of adapter."
+        ),
         max_new_tokens: Optional[int] = Input(
             default=None, ge=1, le=131072, deprecated=True, description="The older name of max_tokens."
         ),
@@ -93,32 +112,41 @@ class Runner(BaseRunner):
             default=None, ge=0, le=131072, deprecated=True, description="The older name of min_tokens."
         ),
     ) -> ConcatenateIterator[str]:
-        request = request_from_inputs(
-            prompt=prompt,
-            input=input,
-            system_prompt=system_prompt,
-            messages=messages,
-            max_tokens=max_tokens,
-            min_tokens=min_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            stop_sequences=stop_sequences,
-            seed=seed,
-            n=n,
-            prompt_template=prompt_template,
-            adapter_scale=adapter_scale,
-            total_tokens=total_tokens,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-        )
-        with self.engine.submit(request) as stream:
-            output = Output(stream, n)
-            yield from output.pieces()
-        for name, value in output.metrics().items():
-            self.record_metric(name, value)
+        def answer(cancellation: Cancellation) -> Generator[str, None, None]:
+            request = request_from_inputs(
+                prompt=prompt,
+                input=input,
+                system_prompt=system_prompt,
+                messages=messages,
+                max_tokens=max_tokens,
+                min_tokens=min_tokens,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=top_k,
+                min_p=min_p,
+                repetition_penalty=repetition_penalty,
+                presence_penalty=presence_penalty,
+                frequency_penalty=frequency_penalty,
+                stop_sequences=stop_sequences,
+                seed=seed,
+                n=n,
+                prompt_template=prompt_template,
+                adapter=adapter,
+                adapter_scale=adapter_scale,
+                total_tokens=total_tokens,
+                replicate_weights=replicate_weights,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
+            )
+            with self.engine.submit(request) as stream:
+                cancellation.closes(stream)
+                output = Output(stream, n)
+                yield from output.pieces()
+            for name, value in output.metrics().items():
+                self.record_metric(name, value)
+            print(output.summary())
+
+        return in_context(answer)
 
     def healthcheck(self) -> bool:
         """False turns the server UNHEALTHY: without its thread the engine can't answer."""

@@ -64,12 +64,24 @@ def openapi_schema(entries: Mapping[Endpoint, Any], *, streaming: bool) -> Schem
 
 def declares_streaming(source: Path, class_name: str) -> bool:
     """Whether `run` in the class is decorated with @streaming. The decorator leaves no trace but in the source."""
+    return any(ast.unparse(d).split("(")[0].endswith("streaming") for d in _decorators(source, class_name))
+
+
+def declared_concurrency(source: Path, class_name: str) -> int:
+    """How many predictions at once @concurrent(max=…) allows; 1 without it."""
+    for decorator in _decorators(source, class_name):
+        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func).endswith("concurrent"):
+            return next(int(ast.literal_eval(k.value)) for k in decorator.keywords if k.arg == "max")
+    return 1
+
+
+def _decorators(source: Path, class_name: str) -> list[ast.expr]:
+    """The decorators of `run` in the class, in their order."""
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ClassDef) and node.name == class_name:
             methods = [m for m in node.body if isinstance(m, ast.FunctionDef | ast.AsyncFunctionDef)]
-            decorators = [d for m in methods if m.name in ("run", "predict") for d in m.decorator_list]
-            return any(ast.unparse(d).split("(")[0].endswith("streaming") for d in decorators)
-    return False
+            return [d for m in methods if m.name in ("run", "predict") for d in m.decorator_list]
+    return []
 
 
 def _ref(name: str) -> Schema:

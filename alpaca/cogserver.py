@@ -26,7 +26,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
 
-from alpaca.cogschema import PREDICT, TRAIN, Endpoint, Schema, declares_streaming, openapi_schema
+from alpaca.cogschema import (
+    PREDICT,
+    TRAIN,
+    Endpoint,
+    Schema,
+    declared_concurrency,
+    declares_streaming,
+    openapi_schema,
+)
 from alpaca.errors import ConflictingInputs, OutOfRange, ServerFailed, exit_on_error
 
 ENTRY_POINTS = {PREDICT: "predict.py:Runner", TRAIN: "train.py:train"}
@@ -82,10 +90,14 @@ def server_command(mode: Endpoint, host: str) -> list[str]:
     return [sys.executable, "-m", "cog.server.http", "--host", host, *(["--x-mode", "train"] if mode is TRAIN else [])]
 
 
-def server_environment(mode: Endpoint, port: int) -> dict[str, str]:
+def server_environment(mode: Endpoint, port: int, project: Path) -> dict[str, str]:
     """The environment it needs. Cog starts its worker as `python` from PATH: that must be this very Python."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {**os.environ, "PATH": path, "PORT": str(port), mode.stub: ENTRY_POINTS[mode]}
+    environment = {**os.environ, "PATH": path, "PORT": str(port), mode.stub: ENTRY_POINTS[mode]}
+    if mode is PREDICT:  # an image gets this from the decorator when it is built
+        file, name = ENTRY_POINTS[mode].split(":")
+        environment["COG_MAX_CONCURRENCY"] = str(declared_concurrency(project / file, name))
+    return environment
 
 
 def free_port() -> int:
@@ -115,7 +127,7 @@ class Server:
         self.process = subprocess.Popen(
             server_command(mode, LOCAL),
             cwd=project,
-            env={**server_environment(mode, self.port), **(environment or {})},
+            env={**server_environment(mode, self.port, project), **(environment or {})},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be ended as a whole
@@ -207,7 +219,7 @@ def _refusal(response: http.client.HTTPResponse) -> str:
 def serve(mode: Endpoint, host: str, port: int) -> None:
     """Become Cog's server: this process is replaced, so that signals reach the server itself."""
     write_schema(Path())
-    environment = server_environment(mode, port)
+    environment = server_environment(mode, port, Path())
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")  # for people; a collector of logs gets JSON
     print(f"Cog's server ({mode.path}) on http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)

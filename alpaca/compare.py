@@ -15,19 +15,19 @@ from pathlib import Path
 
 from alpaca.base import PRECISIONS
 from alpaca.errors import DataNotFound, EmptyPrompt, UnsupportedFile, exit_on_error
-from alpaca.serving.adapters import fetch_adapter
-from alpaca.serving.engine import Engine
+from alpaca.serving.engine import BASE_ALONE, Engine
 from alpaca.serving.inputs import request_from_inputs
+from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import load_base, open_engine
 from alpaca.serving.request import GenerationRequest
 
 BASE = "base"
 
 
-def answer(engine: Engine, request: GenerationRequest) -> str:
-    """The whole text of one answer."""
-    with engine.submit(request) as stream:
-        return "".join(chunk.text for chunk in stream).strip()
+def answers(engine: Engine, requests: Sequence[GenerationRequest]) -> list[str]:
+    """The whole text of every answer; as many are made at once as the engine has slots."""
+    streams = [engine.submit(request) for request in requests]
+    return ["".join(chunk.text for chunk in stream).strip() for stream in streams]
 
 
 def read_prompts(path: Path) -> list[tuple[str, str]]:
@@ -94,29 +94,35 @@ def main() -> None:
     prompts = [(prompt, "") for prompt in options.prompt] + (read_prompts(options.prompts) if options.prompts else [])
     if not prompts:
         raise EmptyPrompt('nothing to ask: give --prompt "…" or --prompts FILE')
+    adapters = [BASE_ALONE if name == BASE else _absolute(name) for name in options.adapters]
     requests = [
         request_from_inputs(
             prompt=prompt,
             input=more,
+            adapter=adapter,
             max_tokens=options.max_tokens,
             temperature=options.temperature,
             repetition_penalty=options.repetition_penalty,
             seed=options.seed,
         )
         for prompt, more in prompts
+        for adapter in adapters
     ]
-    folders = [None if name == BASE else fetch_adapter(name) for name in options.adapters]
     base = load_base(options.base_model, options.precision, say=_say)
-    columns: list[list[str]] = []
-    for folder in folders:
-        engine = open_engine(base, folder, say=_say)
-        try:
-            columns.append([answer(engine, request) for request in requests])
-        finally:
-            engine.close()
+    # Whoever types the command may name any folder; the engine wants to be told which.
+    roots = tuple(Path(name).parent for name in adapters if Path(name).is_absolute())
+    engine = open_engine(base, limits=EngineLimits(roots=roots), say=_say)
+    try:
+        texts = answers(engine, requests)
+    finally:
+        engine.close()
     for number, (prompt, more) in enumerate(prompts):
-        title = f"{prompt}\n{more}" if more else prompt
-        show(title, options.adapters, [column[number] for column in columns])
+        row = texts[number * len(adapters) : (number + 1) * len(adapters)]
+        show(f"{prompt}\n{more}" if more else prompt, options.adapters, row)
+
+
+def _absolute(name: str) -> str:
+    return name if "://" in name else str(Path(name).expanduser().resolve())
 
 
 def _say(line: str) -> None:

@@ -64,6 +64,12 @@ class EngineStopped(AlpacaError):
     code = "E1102"
 
 
+class NoRoom(AlpacaError):
+    """Memory is too short for what serving needs, or every place for an adapter stayed in use for too long."""
+
+    code = "E1104"
+
+
 class ServerFailed(AlpacaError):
     """Cog's server did not start, or refused or lost a request; the message holds its reason."""
 
@@ -161,6 +167,18 @@ class BadArchive(AdapterError):
 
 class DownloadRefused(AdapterError):
     code = "E4005"
+
+
+class CacheFull(AdapterError):
+    """The folder of unpacked adapters has no room that could be made; it may be asked for again later."""
+
+    code = "E4006"
+
+
+class AdapterChanged(AdapterError):
+    """Files that were checked are gone or were changed before they were read; it may be asked for again at once."""
+
+    code = "E4007"
 
 
 # --- E5: training -------------------------------------------------------------------------------------------------

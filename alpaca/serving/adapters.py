@@ -1,23 +1,43 @@
-"""An adapter from wherever it is, to a local folder: a folder, an archive, or the https URL of an archive."""
+"""An adapter from wherever it is: a folder, an archive, or the https URL of an archive.
+
+`AdapterStore` serves strangers' requests: it turns a name into a verified adapter. `fetch_adapter` is for what the
+operator names.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
-import shutil
-import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from typing import Any
 
-from alpaca.adapter import CARD, check_there
-from alpaca.archive import unpack
-from alpaca.errors import AdapterNotFound, DownloadRefused
-from alpaca.serving.download import Limits, download
+from alpaca.adapter import (
+    CARD,
+    AdapterFiles,
+    BaseShape,
+    Card,
+    Stamp,
+    check_special_tokens,
+    check_there,
+    parts,
+    stamp,
+    verify_files,
+)
+from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
+from alpaca.prompts import Template, template_from_card
+from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
+from alpaca.serving.download import Limits, shown
 
-
-def default_cache() -> Path:
-    """Where unpacked adapters are kept: $ALPACA_CACHE, else ~/.cache/alpaca, in its folder adapters."""
-    return Path(os.environ.get("ALPACA_CACHE") or Path.home() / ".cache" / "alpaca") / "adapters"
+MAX_SOURCE = 2048  # characters
+REMEMBERED = 256
+DOWNLOADS = 4  # at the same time
+WAIT_FOR_DOWNLOAD = 30.0  # seconds
 
 
 def tuned_here(project: Path) -> Path | None:
@@ -36,44 +56,218 @@ def fetch_adapter(source: str, cache_dir: Path | None = None, *, limits: Limits 
     """Return a local folder with the adapter's files; its content is for alpaca.adapter.verify_files to judge.
 
     A folder is returned as it is. An archive is unpacked once into `cache_dir`, under the hash of its bytes. Raises
-    AdapterNotFound, BadArchive or DownloadRefused.
+    AdapterNotFound, BadArchive, DownloadRefused or CacheFull.
     """
-    cache = cache_dir or default_cache()
-    if source.startswith("data:"):
-        raise DownloadRefused("an adapter given as a data: URL; save it to a file and give its path")
-    if "://" in source:
-        return _from_url(source, cache, limits)
-    path = Path(source).expanduser()
+    if is_url(source):
+        return CacheFolder(cache_dir or default_cache()).fetch(source, limits).folder
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         check_there(path)
         return path
     if path.is_file():
-        return _unpacked(path, cache)
+        return CacheFolder(cache_dir or default_cache()).unpack(path).folder
     raise AdapterNotFound(f"{source} is neither a folder nor a file nor an https:// URL")
 
 
-def _from_url(url: str, cache: Path, limits: Limits | None) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=cache) as aside:
-        archive = Path(aside) / (Path(urlsplit(url).path).name[-100:] or "adapter")
-        download(url, archive, limits)
-        return _unpacked(archive, cache)
+def is_url(source: str) -> bool:
+    """Whether `source` names no path. Raises DownloadRefused for data: and file: URLs."""
+    scheme = source[:5].lower()
+    if scheme in ("data:", "file:"):
+        raise DownloadRefused(f"an adapter given as a {scheme} URL; give a path or an https:// URL")
+    return "://" in source
 
 
-def _unpacked(archive: Path, cache: Path) -> Path:
-    """The archive's adapter in the cache. It is unpacked aside and renamed, so a folder in the cache is whole."""
-    with archive.open("rb") as handle:
-        folder = cache / hashlib.file_digest(handle, "sha256").hexdigest()[:32]
-    if folder.is_dir():
-        return folder
-    cache.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=".unpack-", dir=cache))
-    try:
-        unpack(archive, aside)
-        os.replace(aside, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster with the same archive
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter whose files fit the base; its tensors are read when it is put to use.
+
+    Its files stay in the cache for as long as this object lives.
+    """
+
+    name: str  # for logs and messages: the source without what may be secret
+    digest: str  # 32 hex digits over the contents of its files, the card included
+    files: AdapterFiles  # its card without template and what only readers need
+    template: Template | None  # the one it was trained with; None without a card
+    hold: Hold | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is remembered of a source, as long as the files that were `watched` look the same."""
+
+    adapter: Adapter  # without its hold
+    watched: tuple[Path, ...]
+    stamp: Stamp
+
+
+class AdapterStore:
+    """Turns names into verified adapters, for one base. Threads may share it; the same source is fetched once."""
+
+    def __init__(
+        self,
+        base: Path,
+        tokenizer: Any,
+        *,
+        roots: Sequence[Path] = (),
+        cache_dir: Path | None = None,
+        max_bytes: int | None = None,
+        limits: Limits | None = None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`roots`: folders whose adapters anyone may name. `max_bytes` bounds the cache; None is ALPACA_CACHE_GB's."""
+        self._base = BaseShape(base)
+        self._tokenizer = tokenizer
+        self._roots = tuple(roots)
+        self._cache = CacheFolder(cache_dir or default_cache(), max_bytes)
+        self._limits = limits or Limits()
+        self._say = say
+        self._remembered: OrderedDict[tuple[str, str], _Found] = OrderedDict()
+        self._flights: dict[tuple[str, str], Future[Adapter]] = {}
+        self._lock = threading.Lock()
+        self._downloads = threading.BoundedSemaphore(DOWNLOADS)
+
+    def find(self, source: str, *, trusted: bool = False) -> Adapter:
+        """The adapter that `source` names: a folder or archive under a root, or the https URL of an archive.
+
+        Blocks, for as long as a download takes. With `trusted` (the operator's word) a path may lie anywhere. Raises
+        AdapterNotFound, DownloadRefused, BadArchive, BadAdapter, WrongBase, BadTemplate, CacheFull, or AdapterChanged
+        where the files changed while they were read.
+        """
+        check_source(source)
+        place = source if is_url(source) else self._path(source, trusted)
+        key = (source, str(place))
+        if (known := self._known(key)) is not None:
+            return known
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None:
+                mine = self._flights[key] = Future()
+        if flight is not None:
+            return flight.result()
+        try:
+            adapter = self._known(key) or self._read(key, place)
+        except BaseException as error:
+            mine.set_exception(error)
             raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+        else:
+            mine.set_result(adapter)
+        finally:
+            with self._lock:
+                del self._flights[key]
+        return adapter
+
+    def _path(self, source: str, trusted: bool) -> Path:
+        """Where a path leads, links followed. What lies outside of the roots is answered as if it was not there."""
+        if trusted and os.path.exists(path := os.path.expanduser(source)):
+            return Path(os.path.realpath(path))
+        for root in self._roots:
+            path = os.path.realpath(root / source)
+            # The path comes first: of what lies outside, not even the existence is looked at.
+            if all(self._inside(os.path.realpath(p)) for p in (path, *parts(Path(path)))) and os.path.exists(path):
+                return Path(path)
+        raise AdapterNotFound(f"no adapter {called(source)!r}: neither a folder nor an archive that may be used here")
+
+    def _inside(self, path: str) -> bool:
+        return any(Path(path).is_relative_to(os.path.realpath(root)) for root in self._roots)
+
+    def _known(self, key: tuple[str, str]) -> Adapter | None:
+        with self._lock:
+            found = self._remembered.get(key)
+            if found is None:
+                return None
+            self._remembered.move_to_end(key)
+        adapter = self._held(found.adapter)
+        return adapter if stamp(*found.watched) == found.stamp else None
+
+    def _held(self, adapter: Adapter) -> Adapter:
+        in_cache = adapter.files.folder.parent == self._cache.folder
+        return dataclasses.replace(adapter, hold=self._cache.hold(adapter.files.folder) if in_cache else None)
+
+    def _read(self, key: tuple[str, str], place: Path | str) -> Adapter:
+        """Fetch, verify and remember. The messages of what goes wrong call the adapter by the name that was given."""
+        name = called(key[0])
+        try:
+            watched = () if isinstance(place, str) or place.is_dir() else (place,)
+            before = stamp(*watched)
+            hold = self._fetch(place)
+            folder = hold.folder if hold is not None else Path(place)
+            try:
+                adapter = self._verified(folder, name, hold)
+            except Exception:
+                if hold is not None:
+                    self._cache.drop(hold)
+                raise
+        except AlpacaError as error:
+            raise error if name in error.message else type(error)(f"{name}: {error.message}") from None
+        except OSError as error:
+            raise AdapterNotFound(f"{name} can't be read: {error.strerror or type(error).__name__}") from None
+        seen = _Found(
+            dataclasses.replace(adapter, hold=None), (*watched, *parts(folder)), (*before, *adapter.files.stamp)
+        )
+        with self._lock:
+            self._remembered[key] = seen
+            while len(self._remembered) > REMEMBERED:
+                self._remembered.popitem(last=False)
+        return adapter
+
+    def _fetch(self, place: Path | str) -> Hold | None:
+        if isinstance(place, Path):
+            if place.is_dir():
+                return None
+            if not place.is_file():  # a pipe would be waited on for ever
+                raise AdapterNotFound("neither a folder nor an archive")
+            return self._cache.unpack(place)
+        if not self._downloads.acquire(timeout=min(WAIT_FOR_DOWNLOAD, self._limits.seconds)):
+            raise DownloadRefused(f"{DOWNLOADS} adapters are being downloaded already; ask again later")
+        try:
+            return self._cache.fetch(place, self._limits)
+        finally:
+            self._downloads.release()
+
+    def _verified(self, folder: Path, name: str, hold: Hold | None) -> Adapter:
+        files = verify_files(folder, self._base, name=name)
+        template = None
+        if files.card is not None:
+            check_special_tokens(files.card, self._tokenizer)
+            template = template_from_card(files.card.template, self._tokenizer)
+            # What a stranger wrote beside that may be long, and is not kept.
+            slim = Card(files.card.base_model, files.card.base_fingerprint, {}, files.card.special_tokens)
+            files = dataclasses.replace(files, card=slim)
+        digest = content_digest(folder)
+        if files.changed():
+            raise AdapterChanged("its files were changed while they were read; ask for it again")
+        card = (
+            f"template {template.name}" if template else "no card (alpaca.json), so only names and shapes were checked"
+        )
+        self._say(
+            f"adapter: {name}: rank {files.spec.r} on {len(files.modules)} modules, {card}, content {digest[:12]}"
+        )
+        return Adapter(name, digest, files, template, hold)
+
+
+def check_source(source: str) -> None:
+    """Raise AdapterNotFound for what can't be an adapter's name, whatever there is on disk."""
+    if not isinstance(source, str) or not source.strip():
+        raise AdapterNotFound("an adapter's name must be a text that is not blank")
+    if len(source) > MAX_SOURCE:
+        raise AdapterNotFound(f"an adapter's name has {len(source):,} characters; at most {MAX_SOURCE:,}")
+    if not source.isprintable():
+        raise AdapterNotFound(f"an adapter's name holds a character that can't be in one: {ascii(source)[:120]}")
+    if source.startswith(("\\\\", "//")):
+        raise AdapterNotFound("an adapter's name is a network path; give a path or an https:// URL")
+
+
+def called(source: str) -> str:
+    """How logs and messages call a source: without query and user name, at most 120 characters."""
+    name = shown(source) if "://" in source else source
+    return name if len(name) <= 120 else f"{name[:119]}…"
+
+
+def content_digest(folder: Path) -> str:
+    """32 hex digits that stand for the contents of an adapter's files."""
+    digest = hashlib.sha256()
+    for path in parts(folder):
+        if path.is_file():
+            with path.open("rb") as handle:
+                digest.update(f"{path.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:32]

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import ipaddress
 import os
+import queue
 import socket
 import ssl
 import threading
@@ -34,7 +35,8 @@ class Limits:
     max_bytes: int = 8 << 30
     seconds: float = 900.0
     redirects: int = 5
-    idle_seconds: float = 30.0
+    idle_seconds: float = 30.0  # so long for an answer to begin, and for each `least_bytes` of it
+    least_bytes: int = 1 << 18
 
 
 def download(url: str, target: Path, limits: Limits | None = None) -> None:
@@ -44,18 +46,33 @@ def download(url: str, target: Path, limits: Limits | None = None) -> None:
     for _ in range(limits.redirects + 1):
         with _get(url, deadline, limits) as response:
             if response.status in (301, 302, 303, 307, 308):
-                url = urljoin(url, response.getheader("Location") or "")
+                url = _joined(url, response.getheader("Location") or "")
                 continue
             if response.status != 200:
-                raise DownloadRefused(f"{shown(url)} answers {response.status} {response.reason}")
+                raise DownloadRefused(f"{shown(url)} answers {response.status} {_line(response.reason)}")
             return _save(response, target, limits, url)
     raise DownloadRefused(f"{shown(url)}: more than {limits.redirects} redirects")
 
 
 def shown(url: str) -> str:
-    """The URL without its query, which may be a signature that gives access."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+    """The URL without its query, which may be a signature that gives access, and not longer than a line."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the URL"
+    return _line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def _line(text: str) -> str:
+    """A stranger's text, fit to stand in a message."""
+    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= 120 else f"{text[:119]}…"))
+
+
+def _joined(url: str, location: str) -> str:
+    try:
+        return urljoin(url, location)
+    except ValueError:
+        raise DownloadRefused(f"{shown(url)} redirects to what is no URL") from None
 
 
 def is_public(address: str) -> bool:
@@ -72,39 +89,48 @@ def is_public(address: str) -> bool:
 @contextlib.contextmanager
 def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTPResponse]:
     """One GET, its connection closed afterwards, and cut when the time is up, in whatever state it is."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise DownloadRefused("what is given as an adapter's URL is none") from None
     host, port, trusted = _destination(parts, url)
-    connection = _Connection(host, port, tls=parts.scheme == "https", trusted=trusted, timeout=limits.idle_seconds)
-    cut = threading.Timer(max(0.0, deadline - time.monotonic()), connection.cut)
-    cut.daemon = True
-    cut.start()
+    patience = max(0.0, min(limits.idle_seconds, deadline - time.monotonic()))
+    try:
+        connection = _Connection(host, port, tls=parts.scheme == "https", trusted=trusted, timeout=patience)
+    except http.client.InvalidURL:
+        raise DownloadRefused(f"{shown(url)} names no host") from None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        connection.request("GET", path, headers={"User-Agent": "alpaca", "Accept-Encoding": "identity"})
-        yield connection.getresponse()
-        if time.monotonic() >= deadline:  # a connection that was cut can look like one that ended
-            raise TimeoutError
+        with connection.cut_after(patience):
+            connection.request("GET", path, headers={"User-Agent": "alpaca", "Accept-Encoding": "identity"})
+            response = connection.getresponse()
+        with connection.cut_after(deadline - time.monotonic()):
+            yield response
     except (OSError, http.client.HTTPException, ValueError, DownloadRefused) as error:
         if time.monotonic() >= deadline:
             raise DownloadRefused(f"{shown(url)}: not done after {limits.seconds:g} s") from error
         if isinstance(error, DownloadRefused):
             raise
-        raise DownloadRefused(f"{shown(url)} can't be fetched: {str(error) or type(error).__name__}") from error
+        if isinstance(error, TimeoutError):
+            raise DownloadRefused(f"{shown(url)}: nothing came for {limits.idle_seconds:g} s") from error
+        reason = _line(str(error)) or type(error).__name__
+        raise DownloadRefused(f"{shown(url)} can't be fetched: {reason}") from error
     finally:
-        cut.cancel()
         connection.close()
 
 
 def _destination(parts: SplitResult, url: str) -> tuple[str, int, bool]:
     """Host, port, and whether the operator trusts them. Raises DownloadRefused for a URL that isn't followed at all."""
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DownloadRefused(f"{shown(url)[:200]} is no https:// URL")
+        raise DownloadRefused(f"{shown(url)} is no https:// URL")
     if parts.username is not None or parts.password is not None:
         raise DownloadRefused(f"{shown(url)}: a URL with a user name or password in it is not followed")
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = {"https": 443, "http": 80}[parts.scheme] if parts.port is None else parts.port
     except ValueError:
-        raise DownloadRefused(f"{shown(url)} has no valid port") from None
+        port = 0
+    if port == 0:
+        raise DownloadRefused(f"{shown(url)} has no valid port")
     host = parts.hostname.lower()
     allowed = {entry.strip().lower() for entry in os.environ.get(ALLOWED_HOSTS, "").split(",")}
     trusted = host in allowed or f"{host}:{port}" in allowed
@@ -121,42 +147,95 @@ class _Connection(http.client.HTTPConnection):
         self._tls = tls
         self._trusted = trusted
         self._open: socket.socket | None = None  # self.sock is forgotten as soon as a last response begins
+        self._cut = False
 
     def connect(self) -> None:
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        addresses = [str(entry[4][0]) for entry in found]
+        addresses = _addresses(self.host, self.port, self.timeout)
         refused = [a for a in addresses if not self._trusted and not is_public(a)]
-        if refused or not addresses:
-            raise DownloadRefused(
-                f"{self.host} is at {refused[0]}, which is not in the public internet"
-                if refused
-                else f"{self.host} has no address"
-            )
-        self.sock = socket.create_connection((addresses[0], self.port), self.timeout)
-        self._open = self.sock
+        if refused:
+            raise DownloadRefused(f"{self.host} is at {refused[0]}, which is not in the public internet")
+        self.sock = self._open = self._first_open(addresses)
+        if self._cut:  # while there was nothing yet to cut
+            raise TimeoutError
         if self._tls:
             tls = ssl.create_default_context()
             wrapped = tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = self._open = wrapped
             wrapped.do_handshake()
 
-    def cut(self) -> None:
-        """End the connection from another thread; a read that waits ends at once."""
+    def _first_open(self, addresses: list[str]) -> socket.socket:
+        """A connection to the first address that takes one: a host without IPv6 may still see IPv6 addresses."""
+        *others, last = addresses[:3]
+        for address in others:
+            with contextlib.suppress(OSError):
+                return socket.create_connection((address, self.port), min(self.timeout or 5.0, 5.0))
+        return socket.create_connection((last, self.port), self.timeout)
+
+    @contextlib.contextmanager
+    def cut_after(self, seconds: float) -> Iterator[None]:
+        """End the connection when the time is up, in whatever it is; raise TimeoutError then."""
+        timer = threading.Timer(max(0.0, seconds), self._end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException):
+            if not self._cut:
+                raise
+        finally:
+            timer.cancel()
+        if self._cut:  # a connection that was cut can look like one that ended
+            raise TimeoutError
+
+    def _end(self) -> None:
+        """From another thread: a read that waits ends at once."""
+        self._cut = True
         if self._open is not None:
             with contextlib.suppress(OSError):
                 socket.socket.shutdown(self._open, socket.SHUT_RDWR)
 
 
+def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
+    """The addresses of a host; its name server is waited for no longer than `seconds`."""
+    found: queue.Queue[list[str] | Exception] = queue.Queue()
+
+    def resolve() -> None:
+        try:
+            found.put([str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)])
+        except Exception as error:  # OSError, and UnicodeError for what is no name at all
+            found.put(error)
+
+    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        result = found.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(result, Exception):
+        raise result
+    return list(dict.fromkeys(result))
+
+
 def _save(response: http.client.HTTPResponse, target: Path, limits: Limits, url: str) -> None:
+    encoding = response.getheader("Content-Encoding", "identity").lower()
+    # Some servers announce an archive's own packing like this; the file is saved as it is, so that does no harm.
+    if encoding != "identity" and not urlsplit(url).path.endswith((".gz", ".tgz", ".bz2", ".xz")):
+        raise DownloadRefused(f"{shown(url)} comes packed ({encoding[:20]!r}), though it was asked for as it is")
     declared = response.length
     if declared is not None and declared > limits.max_bytes:
         raise DownloadRefused(f"{shown(url)} has {declared:,} bytes; at most {limits.max_bytes:,}")
-    size = 0
+    size = counted = 0
+    since = time.monotonic()
     with target.open("wb") as out:
         while chunk := response.read1(CHUNK):
             size += len(chunk)
             if size > limits.max_bytes:
                 raise DownloadRefused(f"{shown(url)} has over {limits.max_bytes:,} bytes")
             out.write(chunk)
+            if time.monotonic() - since > limits.idle_seconds:
+                if size - counted < limits.least_bytes:
+                    raise DownloadRefused(
+                        f"{shown(url)}: {size - counted:,} bytes in {limits.idle_seconds:g} s: too slow"
+                    )
+                since, counted = time.monotonic(), size
     if declared is not None and size != declared:
         raise DownloadRefused(f"{shown(url)} ended after {size:,} of {declared:,} bytes")

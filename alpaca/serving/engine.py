@@ -1,28 +1,47 @@
 """The engine: requests go in, streams of chunks come out, and one thread owns the model.
 
-GenerateEngine answers one request after another with transformers' generate(). Whatever takes its place keeps the
-Engine protocol: validation before admission, one terminal chunk per answer, cancellation by closing the stream.
+Every step computes one token for each answer that decodes and a chunk of the prompts that wait, in one forward pass.
+Answers join and leave between steps. Whatever can be wrong with a request is found in submit(), before it is admitted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import sys
 import threading
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
-from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, PromptTooLong
+import torch
+
+from alpaca.adapter import changed_modules, load_tensors
+from alpaca.errors import AlpacaError, EmptyPrompt, EngineStopped, GenerationFailed, NoRoom, PromptTooLong
 from alpaca.examples import encode_prompt
 from alpaca.prompts import Template, load_template
+from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.cache import CachePlan, KeyValueCache
+from alpaca.serving.decoder import Decoder
 from alpaca.serving.literal import LiteralTemplate
+from alpaca.serving.lora import LoraStack, Weights
 from alpaca.serving.request import GenerationRequest
-from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
+from alpaca.serving.sampling import Sampler, answer_seed, choose
+from alpaca.serving.scheduler import CHUNK, Scheduler
+from alpaca.serving.sequence import Job, Sequence
+from alpaca.serving.slots import Slots
+from alpaca.serving.step import build_step
+from alpaca.serving.stream import FinishReason, Stream
 from alpaca.serving.text import TextStream
+
+BASE_ALONE = "none"
+"""The name by which a request asks for the base without any adapter."""
+PATIENCE = 120.0  # seconds a request waits for a place for its adapter while all are in use
 
 
 @dataclass(frozen=True)
@@ -30,63 +49,58 @@ class Stats:
     """What the engine has done since its start. `finished` counts answers by how they ended."""
 
     submitted: int
+    """Requests."""
     waiting: int
+    """Answers that have no slot yet."""
     running: int
+    """Answers that have one."""
     finished: dict[FinishReason, int]
+    steps: int
+    adapters: int
+    """Adapters in memory."""
+    pinned: int
+    """Those in use."""
+    loads: int
+    """How often one was copied into memory."""
 
 
-class Engine(Protocol):
-    """What predict.py and the tools need of an engine."""
+class Engine:
+    """Answers many requests at once, each with its own adapter and settings."""
 
-    def submit(self, request: GenerationRequest) -> Stream:
-        """Admit a request, or raise its error at once. Safe from any thread."""
-
-    def stats(self) -> Stats: ...
-
-    @property
-    def alive(self) -> bool:
-        """False once requests can't be answered any more."""
-
-    def close(self) -> None:
-        """Cancel everything and end the thread."""
-
-
-@dataclass
-class _Job:
-    request: GenerationRequest
-    prompt: list[int]
-    max_tokens: int
-    stop_strings: tuple[str, ...]
-    seed: int
-    stream: Stream
-    submitted: float = field(default_factory=time.perf_counter)
-
-
-class GenerateEngine:
-    """One request at a time through generate(), on the thread that owns the model."""
-
-    def __init__(self, model: Any, tokenizer: Any, template: Template) -> None:
-        """`model`: a base or a PeftModel, the engine's own until close(), which leaves the base as it was.
-
-        `template` is what requests get that name none.
-        """
-        from transformers import GenerationConfig
-
-        # An adapter's layers sit inside the base; PeftModel.generate() would put back the settings taken away here.
-        self._adapted = model if hasattr(model, "get_base_model") else None
-        self._model = self._adapted.get_base_model() if self._adapted is not None else model
+    def __init__(
+        self,
+        decoder: Decoder,
+        plan: CachePlan,
+        tokenizer: Any,
+        template: Template,
+        *,
+        adapters: AdapterStore,
+        default: Adapter | None = None,
+        eos_ids: tuple[int, ...],
+        say: Callable[[str], None] = print,
+    ) -> None:
+        """`template` is for requests that name none and whose adapter brings none; `default` is the adapter of those
+        that name none."""
+        self._decoder = decoder
+        self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
+        self._slots = Slots(plan.slots)
+        self._context = plan.context
+        self._stack = LoraStack(decoder.projections, decoder.columns)
         self._tokenizer = tokenizer
         self._template = template
-        self._context: int = self._model.config.max_position_embeddings
-        self._eos_ids = end_ids(self._model, tokenizer)
-        self._adapter = AdapterScale(self._model)
-        # A base may ask for a temperature or penalty of its own; here the request alone decides.
-        self._base_settings = self._model.generation_config
-        self._model.generation_config = GenerationConfig()
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._adapters = adapters
+        self._default = default
+        self._eos_ids = eos_ids
+        self._say = say
+        self._scheduler = Scheduler(CHUNK[decoder.device.type])
+        self._inbox: SimpleQueue[Job | None] = SimpleQueue()
+        self._waiting: list[Sequence] = []
+        self._running: list[Sequence] = []
+        self._loader = ThreadPoolExecutor(1, "adapter-loader")
+        self._loading: dict[str, Future[Weights]] = {}
         self._lock = threading.Lock()
         self._submitted = 0
-        self._running: _Job | None = None
+        self._steps = 0
         self._finished: Counter[FinishReason] = Counter()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -94,51 +108,63 @@ class GenerateEngine:
 
     # --- any thread ---
     def submit(self, request: GenerationRequest) -> Stream:
-        """Check the request against template and context and queue it.
+        """Check the request against adapter, template and context, and queue it.
 
-        Raises PromptTooLong with both numbers, TemplateNotFound, BadTemplate, BadMessages or EngineStopped.
+        It may take as long as the download of an adapter does. Raises the coded error of what is wrong: of the
+        adapter (E4…), the template (E2…), PromptTooLong with both numbers, or EngineStopped.
         """
-        template = self._template_for(request)
-        prompt = encode_prompt(self._tokenizer, template, request.example)
-        job = _Job(
-            request,
-            prompt,
-            self._room(request, len(prompt)),
-            (*template.stop_strings, *request.stop_sequences),
-            secrets.randbelow(2**32) if request.seed is None else request.seed,
-            Stream(),
-        )
+        adapter = self._adapter_for(request)
+        prompt = encode_prompt(self._tokenizer, self._template_for(request, adapter), request.example)
+        if not prompt:  # some tokenizers drop characters
+            raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
+        used = adapter if request.adapter_scale else None
+        job = Job(request, used, prompt, self._room(request, len(prompt)))
+        self._add_answers(job, self._template_for(request, adapter))
         with self._lock:
             if self._closing or not self._thread.is_alive():
                 raise EngineStopped("the engine has stopped; restart the server")
             self._submitted += 1
-            self._jobs.put(job)
+            self._inbox.put(job)
         return job.stream
 
     def stats(self) -> Stats:
         with self._lock:
-            running = int(self._running is not None)
-            return Stats(self._submitted, self._jobs.qsize(), running, dict(self._finished))
+            return Stats(
+                submitted=self._submitted,
+                waiting=len(self._waiting) + self._inbox.qsize(),
+                running=len(self._running),
+                finished=dict(self._finished),
+                steps=self._steps,
+                adapters=len(self._stack),
+                pinned=self._stack.pinned,
+                loads=self._stack.loaded,
+            )
 
     @property
     def alive(self) -> bool:
+        """False once requests can't be answered any more."""
         return self._thread.is_alive() and not self._closing
 
     def close(self) -> None:
+        """Cancel everything and end the thread."""
         with self._lock:
             self._closing = True
-            if self._running is not None:
-                self._running.stream.close()
-        self._jobs.put(None)
+        self._inbox.put(None)
         self._thread.join()
-        self._model.generation_config = self._base_settings
-        if self._adapted is not None:
-            self._adapted.unload()
+        self._loader.shutdown()
 
-    def _template_for(self, request: GenerationRequest) -> Template:
+    def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
+        if request.adapter == BASE_ALONE:
+            return None
+        adapter = self._default if request.adapter is None else self._adapters.find(request.adapter)
+        if adapter is not None:
+            self._stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
+        return adapter
+
+    def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
         wanted = request.prompt_template
         if not wanted:
-            return self._template
+            return adapter.template if adapter is not None and adapter.template is not None else self._template
         if "{" in wanted or "\n" in wanted:
             return LiteralTemplate(wanted)
         return load_template(wanted, self._tokenizer, allow_path=False)
@@ -147,7 +173,7 @@ class GenerateEngine:
         """How many tokens the answer may have."""
         if prompt_length >= self._context:
             raise PromptTooLong(
-                f"the prompt has {prompt_length:,} tokens, and the base's context holds {self._context:,} "
+                f"the prompt has {prompt_length:,} tokens, and the context holds {self._context:,} "
                 "together with the answer"
             )
         room = self._context - prompt_length
@@ -160,107 +186,189 @@ class GenerateEngine:
             )
         return min(request.total_tokens - prompt_length, room)
 
+    def _add_answers(self, job: Job, template: Template) -> None:
+        request = job.request
+        stops = (*template.stop_strings, *request.stop_sequences)
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        vocabulary = len(self._decoder.head)
+        for index in range(request.n):
+            sampler = Sampler(
+                request, job.prompt, seed=answer_seed(seed, index), eos_ids=self._eos_ids, vocabulary=vocabulary
+            )
+            text = TextStream(self._tokenizer, stops)
+            job.answers.append(Sequence(job, index, sampler, text, frozenset(self._eos_ids), list(job.prompt)))
+
     # --- the engine's thread ---
     def _work(self) -> None:
         try:
-            while (job := self._jobs.get()) is not None and not self._closing:
-                self._serve(job)
-            self._jobs.put(job)
+            with torch.inference_mode():
+                while not self._closing:
+                    self._receive(wait=False)
+                    self._drop_cancelled()
+                    self._admit()
+                    if self._running:
+                        self._step()
+                    else:  # whoever waits now waits for a file to be read, which wakes us
+                        self._receive(wait=True)
         finally:
             with self._lock:  # after this, submit() lets nothing in
                 self._closing = True
-            while not self._jobs.empty():
-                if (job := self._jobs.get()) is not None:
-                    job.stream.end(EngineStopped("the engine was stopped before this request's turn"))
+            self._end_all()
 
-    def _serve(self, job: _Job) -> None:
+    def _receive(self, *, wait: bool) -> None:
+        """Take in what was submitted; with nothing to do, sleep until something comes (None only wakes)."""
+        while wait or not self._inbox.empty():
+            job = self._inbox.get()
+            wait = False
+            if job is not None:
+                with self._lock:
+                    self._waiting += job.answers
+
+    def _drop_cancelled(self) -> None:
+        for answer in [*self._running, *self._waiting]:
+            if answer.job.stream.cancelled:
+                self._finish(answer, FinishReason.CANCELLED)
+
+    def _admit(self) -> None:
+        """Give waiting answers slots, in their order, as long as there are any."""
+        for answer in list(self._waiting):
+            if not self._slots.free:
+                return
+            if answer.job.over:
+                continue  # it failed while its sibling was looked at
+            if answer.index and not answer.job.answers[0].prefilled and answer.job.answers[0].finish is None:
+                continue  # the first answer computes the prompt for all of them
+            try:
+                if answer.job.adapter is not None and not self._place(answer, answer.job.adapter):
+                    return
+                self._start(answer)
+            except Exception as error:
+                self._fail(answer.job, error)
+
+    def _place(self, answer: Sequence, adapter: Adapter) -> bool:
+        """Give an answer its adapter's place; False while that is still being read or all places are in use."""
+        place = self._stack.find(adapter.digest)
+        if place is None:
+            future = self._loading.get(adapter.digest)
+            if future is None:
+                future = self._loading[adapter.digest] = self._loader.submit(self._load, adapter)
+                future.add_done_callback(lambda _: self._inbox.put(None))
+            if not future.done():
+                return False
+            try:
+                place = self._stack.put(adapter.digest, future.result())
+            finally:
+                if place is not None or future.exception() is not None:
+                    del self._loading[adapter.digest]
+            if place is None:
+                if time.perf_counter() - answer.job.submitted > PATIENCE:
+                    del self._loading[adapter.digest]
+                    raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
+                return False
+        self._stack.pin(place)
+        answer.place = place
+        return True
+
+    def _load(self, adapter: Adapter) -> Weights:
+        """Read an adapter from disk, on the loader's thread, and say what it changes."""
+        tensors, files = load_tensors(adapter.files), adapter.files
+        changed = changed_modules(tensors)
+        self._say(
+            f"adapter: {adapter.name}, rank {files.spec.r}, changes {changed} of its {len(files.modules)} modules"
+        )
+        if changed == 0:
+            self._say(f"adapter: WARNING: every B of {adapter.name} is zero, so it changes nothing")
+        return self._stack.prepare(files.spec, files.modules, tensors)
+
+    def _start(self, answer: Sequence) -> None:
+        grant = self._slots.take(answer.job.key, answer.tokens)
+        assert grant is not None, "a slot was free"
+        answer.slot, answer.computed, answer.reused = grant.slot, grant.reused, grant.reused
+        if grant.source is not None:
+            self._cache.copy(grant.source.number, grant.slot.number, grant.reused)
+        answer.started = time.perf_counter()
         with self._lock:
-            self._running = job
-            if self._closing:
-                job.stream.close()
+            self._waiting.remove(answer)
+            self._running.append(answer)
+
+    def _step(self) -> None:
+        """One forward pass; should it fail, those who took part fail, and nobody else."""
+        parts = self._scheduler.next_step(self._running)
         try:
-            self._answer_all(job)
-            job.stream.end()
-        except BaseException as error:
-            with self._lock:
-                self._finished[FinishReason.FAILED] += 1
-            job.stream.end(_readable(error))
-            if not isinstance(error, Exception):
-                raise
-        finally:
-            with self._lock:
-                self._running = None
+            step, ordered = build_step(parts, self._decoder)
+            logits = self._decoder.forward(step, self._cache)
+            for answer, count in ordered:
+                assert answer.slot is not None
+                answer.slot.tokens += answer.tokens[answer.computed : answer.computed + count]
+                answer.computed += count
+            ready = [answer for answer, _ in ordered if not answer.remaining]
+            tokens = choose(logits, [answer.sampler for answer in ready]) if ready else []
+        except Exception as error:
+            for job in {answer.job: None for answer, _ in parts}:
+                self._fail(job, error)
+            if self._decoder.device.type == "cuda":
+                torch.cuda.empty_cache()
+            return
+        self._steps += 1
+        for answer, token in zip(ready, tokens, strict=True):
+            answer.accept(token, len(ready))
+            if answer.finish is not None:
+                self._finish(answer, answer.finish)
 
-    def _answer_all(self, job: _Job) -> None:
-        self._adapter.set(job.request.adapter_scale)
-        for index in range(job.request.n):
-            final = self._answer(job, index)
-            with self._lock:
-                assert final.finish is not None
-                self._finished[final.finish] += 1
-            job.stream.put(final)
+    # --- how answers end ---
+    def _finish(self, answer: Sequence, reason: FinishReason) -> None:
+        """The one terminal chunk of an answer; after the request's last one, its stream ends."""
+        self._give_back(answer)
+        chunk = answer.last_chunk(reason)
+        with self._lock:
+            self._finished[reason] += 1
+        answer.job.stream.put(chunk)
+        if all(other.finish is not None for other in answer.job.answers):
+            answer.job.over = True
+            answer.job.stream.end()
 
-    def _answer(self, job: _Job, index: int) -> Chunk:
-        """Generate answer `index`, streaming it, and return its terminal chunk."""
-        import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
+    def _fail(self, job: Job, error: Exception) -> None:
+        """End a request with an error; nothing its answers computed is reused."""
+        readable = _readable(error)
+        for answer in job.answers:
+            if answer.finish is None:
+                self._give_back(answer, broken=True)
+                answer.finish = FinishReason.FAILED
+                with self._lock:
+                    self._finished[FinishReason.FAILED] += 1
+        job.over = True
+        job.stream.end(readable)
 
-        from alpaca.serving.sampling import answer_seed, processors
-        from alpaca.serving.tap import Tap
+    def _give_back(self, answer: Sequence, *, broken: bool = False) -> None:
+        """Free what an answer holds: its slot and its pin on the adapter."""
+        with self._lock:
+            for group in (self._running, self._waiting):
+                with contextlib.suppress(ValueError):
+                    group.remove(answer)
+        if answer.slot is not None:
+            self._slots.release(answer.slot, broken=broken)
+            answer.slot = None
+        if answer.place is not None:
+            self._stack.unpin(answer.place)
+            answer.place = None
 
-        seed = answer_seed(job.seed, index)
-        tap = Tap(job.stream, TextStream(self._tokenizer, job.stop_strings), index, self._eos_ids)
-        if not job.stream.cancelled:
-            device = self._model.device
-            prompt = torch.tensor([job.prompt], device=device)
-            self._model.generate(
-                input_ids=prompt,
-                attention_mask=torch.ones_like(prompt),
-                generation_config=GenerationConfig(
-                    max_new_tokens=job.max_tokens,
-                    do_sample=False,  # the last processor draws
-                    eos_token_id=list(self._eos_ids),
-                    pad_token_id=self._eos_ids[0],
-                ),
-                logits_processor=processors(
-                    job.request, prompt_length=len(job.prompt), eos_ids=self._eos_ids, seed=seed, device=device
-                ),
-                stopping_criteria=StoppingCriteriaList([tap]),
-            )
-        first = None if tap.first_token is None else tap.first_token - job.submitted
-        usage = Usage(len(job.prompt), tap.tokens, first, time.perf_counter() - job.submitted, seed)
-        return Chunk(tap.text.finish(), index, tap.reason, usage)
-
-
-class AdapterScale:
-    """The strength of the adapter inside a model; without an adapter there is nothing to set."""
-
-    def __init__(self, model: Any) -> None:
-        self._layers = [module for module in model.modules() if isinstance(getattr(module, "scaling", None), dict)]
-        self._trained = [dict(layer.scaling) for layer in self._layers]
-
-    def set(self, scale: float) -> None:
-        """0 leaves the base alone, 1 is the adapter as trained."""
-        for layer, trained in zip(self._layers, self._trained, strict=True):
-            layer.scaling.update({name: factor * scale for name, factor in trained.items()})
-            layer.enable_adapters(scale != 0)  # a DoRA layer at factor 0 is still not the base's
-
-
-def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer, the tokenizer's EOS first; a chat base's settings may name several."""
-    ids = [tokenizer.eos_token_id]
-    for config in (model.generation_config, model.config):
-        named = getattr(config, "eos_token_id", None)
-        ids += named if isinstance(named, list) else [named]
-    return tuple(dict.fromkeys(i for i in ids if i is not None))
+    def _end_all(self) -> None:
+        """The engine stops: cancel what runs, refuse what waits."""
+        self._receive(wait=False)
+        for answer in list(self._running):
+            if not answer.job.over:
+                self._finish(answer, FinishReason.CANCELLED)
+        for answer in list(self._waiting):
+            if not answer.job.over:
+                self._fail(answer.job, EngineStopped("the engine was stopped before this request's turn"))
 
 
-def _readable(error: BaseException) -> BaseException:
+def _readable(error: Exception) -> AlpacaError:
     """What the reader of a stream gets for `error`: always an error with a code."""
     if isinstance(error, AlpacaError):
         return error
     traceback.print_exception(error, file=sys.stderr)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if "out of memory" in reason.lower() or isinstance(error, MemoryError):
+    if "out of memory" in reason.lower() or "can't allocate" in reason.lower() or isinstance(error, MemoryError):
         reason = f"out of memory; a shorter prompt, fewer max_tokens or a smaller precision may fit ({reason})"
     return GenerationFailed(reason)

@@ -13,7 +13,7 @@ from alpaca.serving.request import GenerationRequest
 
 MAX_MESSAGES = 1000
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(GenerationRequest)}
-OLDER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens"}
+OLDER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "replicate_weights": "adapter"}
 
 
 def request_from_inputs(
@@ -26,13 +26,21 @@ def request_from_inputs(
     prompt_template: str | None = None,
     max_new_tokens: int | None = None,
     min_new_tokens: int | None = None,
+    adapter: str | None = None,
+    replicate_weights: str | None = None,
     **settings: Any,
 ) -> GenerationRequest:
     """Make a request of predict.py's inputs; `settings` are GenerationRequest's fields by name.
 
     Raises the coded error of what is wrong: EmptyPrompt, BadMessages, OutOfRange, ConflictingInputs.
     """
-    older = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    # A form that sends every field sends empty ones too: an empty name is no name.
+    settings["adapter"] = adapter or None
+    older = {
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "replicate_weights": replicate_weights or None,
+    }
     for old, value in older.items():
         if value is not None:
             settings[OLDER_NAMES[old]] = _one_of(OLDER_NAMES[old], settings, old, value)
@@ -80,7 +88,7 @@ def parse_stop_sequences(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.split(",") if part)
 
 
-def _one_of(name: str, settings: Mapping[str, Any], old: str, value: int) -> int:
+def _one_of(name: str, settings: Mapping[str, Any], old: str, value: Any) -> Any:
     given = settings.get(name, DEFAULTS[name])
     if given not in (DEFAULTS[name], value):
         raise ConflictingInputs(f"{name} is {given} and {old}, its older name, is {value}: give one")

@@ -7,10 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import changed_modules, load_adapter, load_tensors, verify_files
-from alpaca.base import WEIGHTS, choose_precision, load_model, load_tokenizer, pick_device, resolve_base
-from alpaca.prompts import load_template, template_from_card
-from alpaca.serving.engine import GenerateEngine
+from alpaca.base import (
+    WEIGHTS,
+    choose_precision,
+    free_memory,
+    load_model,
+    load_tokenizer,
+    pick_device,
+    resolve_base,
+)
+from alpaca.prompts import load_template
+from alpaca.serving.adapters import AdapterStore
+from alpaca.serving.cache import plan_cache
+from alpaca.serving.decoder import Decoder, longest_context
+from alpaca.serving.engine import Engine
+from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
 Say = Callable[[str], None]
 
@@ -35,30 +46,65 @@ def load_base(
     return LoadedBase(folder, load_model(folder, choice.precision, device), load_tokenizer(folder))
 
 
-def open_engine(base: LoadedBase, adapter: Path | None = None, *, say: Say = print) -> GenerateEngine:
-    """An engine for the base with `adapter` on it, or alone. Raises the errors of alpaca.adapter.
+def open_engine(
+    base: LoadedBase, adapter: str | Path | None = None, *, limits: EngineLimits | None = None, say: Say = print
+) -> Engine:
+    """An engine for the base. `adapter` (a folder, archive or https URL) is for requests that name none.
 
-    The template is the one the adapter was trained with, else chat where the base has a chat template, else alpaca.
+    The template is the one an adapter was trained with, else chat where the base has a chat template, else alpaca.
+    Raises the errors of alpaca.adapter, and NoRoom.
     """
-    if adapter is None:
-        template = load_template("auto", base.tokenizer)
-        say("adapter: none")
-        say(f"template: {template.name} ({_auto_reason(base.tokenizer)})")
-        return GenerateEngine(base.model, base.tokenizer, template)
-    files = verify_files(adapter, base.folder)
-    if files.card is None:
-        template, reason = load_template("auto", base.tokenizer), f"no card; {_auto_reason(base.tokenizer)}"
+    limits = limits or EngineLimits()
+    store = AdapterStore(base.folder, base.tokenizer, roots=limits.roots, say=say)
+    default = None if adapter is None else store.find(str(adapter), trusted=True)
+    template = load_template("auto", base.tokenizer)
+    say(f"adapter: {default.name if default else 'none'}")
+    if default is not None and default.template is not None:
+        say(f"template: {default.template.name} (the adapter was trained with it)")
     else:
-        template, reason = template_from_card(files.card.template, base.tokenizer), "the adapter was trained with it"
-    tensors = load_tensors(files)
-    changed = changed_modules(tensors)
-    say(f"adapter: {adapter} (rank {files.spec.r}, changes {changed} of its {len(files.modules)} modules)")
-    if not files.card:
-        say("adapter: it has no card (alpaca.json), so only names and shapes were checked against this base")
-    if changed == 0:
-        say("adapter: WARNING: every B is zero, so it changes nothing; was it saved before it was trained?")
-    say(f"template: {template.name} ({reason})")
-    return GenerateEngine(load_adapter(base.model, files, tensors=tensors), base.tokenizer, template)
+        card = "" if default is None else "the adapter has no card; "
+        say(f"template: {template.name} ({card}{_auto_reason(base.tokenizer)})")
+    decoder, plan = _make_room(base, limits, say)
+    return Engine(
+        decoder,
+        plan,
+        base.tokenizer,
+        template,
+        adapters=store,
+        default=default,
+        eos_ids=end_ids(base.model, base.tokenizer),
+        say=say,
+    )
+
+
+def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decoder, Any]:
+    """The decoder with its room for adapters, and how much memory keys and values get of the rest."""
+    model, config = base.model, base.model.config
+    device, dtype = model.device, model.get_input_embeddings().weight.dtype
+    columns = plan_columns(config, dtype, limits.columns, free_memory(device), device)
+    per_column = bytes_per_column(config, dtype, device)
+    longest = longest_context(config)
+    decoder = Decoder(model, columns, min(longest, limits.context or longest))
+    plan = plan_cache(
+        config,
+        dtype,
+        slots=limits.concurrency,
+        context=decoder.context,
+        free=free_memory(device),
+        device=device,
+    )
+    say(f"adapters: room for {columns} ranks together, {columns * per_column / 1e9:.2f} GB")
+    say(f"keys and values: {plan.reason}")
+    return decoder, plan
+
+
+def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The tokens that end an answer, the tokenizer's EOS first; a chat base's settings may name several."""
+    ids = [tokenizer.eos_token_id]
+    for config in (model.generation_config, model.config):
+        named = getattr(config, "eos_token_id", None)
+        ids += named if isinstance(named, list) else [named]
+    return tuple(dict.fromkeys(i for i in ids if i is not None))
 
 
 def _auto_reason(tokenizer: Any) -> str:

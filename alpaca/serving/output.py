@@ -16,34 +16,46 @@ class Output:
     def __init__(self, chunks: Iterable[Chunk], n: int) -> None:
         self._chunks = chunks
         self._n = n
-        self._usages: list[Usage] = []
-        self._reasons: list[str] = []
+        self._ended: dict[int, Chunk] = {}
 
     def pieces(self) -> Iterator[str]:
-        """One answer comes piece by piece; of several, each comes whole, all but the first after a blank line."""
+        """One answer comes piece by piece; of several, each comes whole and in order, parted by blank lines."""
         answers = [""] * self._n
+        sent = 0
         for chunk in self._chunks:
             if self._n == 1 and chunk.text:
                 yield chunk.text
             answers[chunk.index] += chunk.text
-            if chunk.usage is not None and chunk.finish is not None:
-                self._usages.append(chunk.usage)
-                self._reasons.append(chunk.finish.value)
-                if self._n > 1:
-                    yield (BETWEEN_ANSWERS if chunk.index else "") + answers[chunk.index]
+            if chunk.finish is not None:
+                self._ended[chunk.index] = chunk
+            while self._n > 1 and sent in self._ended:
+                yield (BETWEEN_ANSWERS if sent else "") + answers[sent]
+                sent += 1
 
     def metrics(self) -> dict[str, Any]:
         """Counts in tokens, times in seconds; complete once the pieces are read. The seed is the first answer's."""
-        if not self._usages:
+        if len(self._ended) < self._n:
             return {}
-        tokens = sum(usage.output_tokens for usage in self._usages)
-        total = max(usage.total for usage in self._usages)
-        first = [usage.first_token for usage in self._usages if usage.first_token is not None]
+        usages = self._usages()
+        tokens = sum(usage.output_tokens for usage in usages)
+        total = max(usage.total for usage in usages)
+        first = [usage.first_token for usage in usages if usage.first_token is not None]
         return {
-            "input_token_count": self._usages[0].input_tokens,
+            "input_token_count": usages[0].input_tokens,
             "output_token_count": tokens,
+            "reused_token_count": usages[0].reused_tokens,
+            "queue_time": round(usages[0].queued, 4),
             "time_to_first_token": round(min(first, default=total), 4),
             "tokens_per_second": round(tokens / total, 2) if total > 0 else 0.0,
-            "finish_reason": ",".join(self._reasons),
-            "seed": self._usages[0].seed,
+            "batch_size": round(max(usage.batch_size for usage in usages), 2),
+            "finish_reason": ",".join(self._ended[n].finish or "" for n in range(self._n)),
+            "seed": usages[0].seed,
         }
+
+    def summary(self) -> str:
+        """One line for the log."""
+        figures = self.metrics()
+        return ", ".join(f"{name} {value}" for name, value in figures.items())
+
+    def _usages(self) -> list[Usage]:
+        return [chunk.usage for _, chunk in sorted(self._ended.items()) if chunk.usage is not None]

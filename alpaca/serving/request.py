@@ -11,6 +11,7 @@ from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
 MAX_TEXT_CHARS = 1_000_000  # of one request, all turns together; the context limit is checked in tokens later
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 256
+MAX_ADAPTER_CHARS = 2048
 
 # field → (lowest, highest); whole numbers where both ends are ints
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -22,6 +23,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "top_k": (0, 100_000),
     "min_p": (0.0, 1.0),
     "repetition_penalty": (0.01, 5.0),
+    "presence_penalty": (-5.0, 5.0),
+    "frequency_penalty": (-5.0, 5.0),
     "seed": (0, 2**32 - 1),
     "n": (1, 5),
     "adapter_scale": (0.0, 4.0),
@@ -49,6 +52,10 @@ class GenerationRequest:
     """Draw from tokens at least this fraction as likely as the likeliest; 0 keeps all."""
     repetition_penalty: float = 1.0
     """Above 1 makes tokens of the prompt and of the answer so far less likely (arXiv:1909.05858)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that the answer already holds."""
+    frequency_penalty: float = 0.0
+    """Subtracted from a token's logit as often as the answer holds it."""
     stop_sequences: tuple[str, ...] = ()
     """The answer ends before the first of these; none of them is ever sent."""
     seed: int | None = None
@@ -57,6 +64,9 @@ class GenerationRequest:
     """How many answers."""
     prompt_template: str = ""
     """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's."""
+    adapter: str | None = None
+    """A folder or archive in the server's adapter folder, or an https URL; "none" is the base alone; None takes the
+    default adapter."""
     adapter_scale: float = 1.0
     """Strength of the adapter: 0 is the base alone, 1 as trained."""
     total_tokens: int | None = None
@@ -64,6 +74,8 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         self._check_text()
+        if self.adapter is not None and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
+            raise OutOfRange(f"adapter has {len(self.adapter):,} characters: it must have 1 to {MAX_ADAPTER_CHARS:,}")
         for name in BOUNDS:
             self._check_number(name)
         if self.min_tokens > self.max_tokens:

@@ -27,8 +27,14 @@ class Usage:
 
     input_tokens: int
     output_tokens: int
+    reused_tokens: int
+    """Of the prompt, those whose keys and values were in the cache already."""
+    queued: float
+    """Until it got a slot."""
     first_token: float | None
     total: float
+    batch_size: float
+    """How many answers took part in its steps, on average."""
     seed: int
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,8 @@ def output(response: httpx.Response) -> str:
     return "".join(body["output"] or [])
 
 
-def wait_ready(server: Server) -> None:
+def wait_idle(server: Server) -> None:
+    """Until a place is free again."""
     deadline = time.monotonic() + 60
     while server.health()["status"] != "READY":
         assert time.monotonic() < deadline
@@ -62,13 +65,14 @@ def test_metrics_tell_what_it_took(served: Server) -> None:
     assert metrics["finish_reason"] in ("stop", "length") and metrics["seed"] == 0
 
 
-def test_text_streams_while_it_is_made(served: Server) -> None:
+def test_text_streams_while_it_is_made(served: Server, oracle: Any) -> None:
     names = []
     completed: dict[str, Any] = {}
     for name, data in events(served, LONG):
         completed = data
         if name == "output" and "output" not in names:
-            assert served.health()["status"] == "BUSY"  # the first text is here and the rest is still being made
+            # The first text is here, and the rest is made beside another whole answer.
+            assert output(post(served, {"prompt": "hay", **GREEDY})) == oracle(("user", "hay"))
         names.append(name)
     assert names[0] == "start" and names[-1] == "completed"
     assert completed["status"] == "succeeded" and completed["metrics"]["output_token_count"] == 900
@@ -128,6 +132,37 @@ def test_older_names_still_work(served: Server, older: dict[str, int], tokens: i
 def test_total_tokens_counts_prompt_and_answer(served: Server) -> None:
     metrics = post(served, {"prompt": "hay", "temperature": 0, "total_tokens": 40}).json()["metrics"]
     assert metrics["input_token_count"] + metrics["output_token_count"] == 40
+
+
+# --- many at once -------------------------------------------------------------------------------------------------
+def test_eight_predictions_run_in_one_batch(served: Server, oracle: Any) -> None:
+    prompts = [f"hay {number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        long = {"temperature": 0, "max_tokens": 120}
+        responses = list(pool.map(lambda prompt: post(served, {"prompt": prompt, **long}), prompts))
+    assert [output(response) for response in responses] == [oracle(("user", p), tokens=120) for p in prompts]
+    assert max(response.json()["metrics"]["batch_size"] for response in responses) > 2
+
+
+def test_metrics_and_logs_of_concurrent_predictions_are_their_own(served: Server) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        sizes = [3, 30, 60, 90]
+        asked = [{"prompt": "hay", "max_tokens": n, "min_tokens": n, "seed": n} for n in sizes]
+        bodies = [response.json() for response in pool.map(lambda inputs: post(served, inputs), asked)]
+    assert [body["metrics"]["output_token_count"] for body in bodies] == sizes
+    assert [body["metrics"]["seed"] for body in bodies] == sizes
+    assert all(f"output_token_count {n}," in body["logs"] for n, body in zip(sizes, bodies, strict=True))
+
+
+def test_a_ninth_prediction_is_409_and_the_server_busy(served: Server) -> None:
+    streams = [events(served, {**LONG, "seed": number}) for number in range(8)]
+    with contextlib.ExitStack() as stack:
+        for stream in streams:
+            stack.callback(stream.close)
+            assert next(stream)[0] == "start"
+        assert served.health()["status"] == "BUSY"
+        assert post(served, {"prompt": "hay"}).status_code == 409
+    wait_idle(served)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------
@@ -195,11 +230,10 @@ def test_a_cancelled_prediction_frees_its_place(served: Server, oracle: Any) -> 
     for name, data in events(served, LONG, prediction="one"):
         completed = data
         if name == "output" and cancelled is None:
-            assert post(served, {"prompt": "hay"}).status_code == 409
             cancelled = httpx.post(f"{served.url}/predictions/one/cancel")
     assert cancelled is not None and cancelled.status_code == 200
     assert completed["status"] == "canceled"
-    wait_ready(served)
+    wait_idle(served)
     assert output(post(served, {"prompt": "hay", **GREEDY})) == oracle(("user", "hay"))
 
 
@@ -212,7 +246,7 @@ def test_a_client_that_goes_away_frees_its_place(served: Server, oracle: Any, st
     else:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(served.url + "/predictions", json={"input": LONG}, timeout=0.3)
-    wait_ready(served)
+    wait_idle(served)
     response = post(served, {"prompt": "hay", **GREEDY})
     assert output(response) == oracle(("user", "hay"))
 

@@ -6,9 +6,34 @@ import json
 from pathlib import Path
 from typing import Any
 
+EVERY_KIND: dict[str, dict[str, Any]] = {
+    "a": {},
+    "b": {"r": 16, "lora_alpha": 4, "target_modules": ["k_proj", "o_proj", "gate_proj", "down_proj"]},
+    "dora": {"use_dora": True, "target_modules": ["v_proj", "up_proj"]},
+    "patterns": {
+        "r": 24,
+        "lora_alpha": 5,
+        "target_modules": ["q_proj", "k_proj", "o_proj", "gate_proj", "down_proj"],
+        "use_rslora": True,
+        "rank_pattern": {"q_proj": 3},
+        "alpha_pattern": {"k_proj": 99},
+    },
+}
+HEAD = {"target_modules": ["lm_head", "q_proj"]}
+"""For bases whose head is not tied to the embeddings."""
 
-def make_adapter(base: Path, folder: Path, *, seed: int = 1, template: str | None = None, **lora: Any) -> Path:
-    """Save a LoRA adapter for `base` into `folder`; with `template`, a card that names it."""
+
+def make_adapters(base: Path, root: Path, kinds: dict[str, dict[str, Any]]) -> Path:
+    """Save one adapter of each kind into `root`, under its name."""
+    for seed, (name, lora) in enumerate(kinds.items(), 1):
+        make_adapter(base, root / name, seed=seed, **lora)
+    return root
+
+
+def make_adapter(
+    base: Path, folder: Path, *, seed: int = 1, template: str | None = None, spread: float = 0.5, **lora: Any
+) -> Path:
+    """Save a LoRA adapter for `base` into `folder`; with `template`, a card that names it. `spread`: that of its B."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -19,8 +44,8 @@ def make_adapter(base: Path, folder: Path, *, seed: int = 1, template: str | Non
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
-                weight.normal_(0.0, 0.5)
-    model.save_pretrained(str(folder))
+                weight.normal_(0.0, spread)
+    model.save_pretrained(str(folder), save_embedding_layers=False)  # else PEFT adds the base's head to the adapter
     if template is not None:
         write_card(base, folder, template)
     return folder

@@ -1,22 +1,36 @@
-"""An adapter from a folder, an archive or a URL becomes a folder; what is none is refused and leaves nothing."""
+"""An adapter from a folder, an archive or a URL is found, verified, kept and let go again.
+
+What strangers may try is in test_hostile.py.
+"""
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from alpaca.adapter import load_tensors
 from alpaca.archive import pack
-from alpaca.errors import AdapterNotFound, AlpacaError, BadArchive, DownloadRefused
-from alpaca.serving.adapters import fetch_adapter, tuned_here
-from alpaca.serving.download import ALLOWED_HOSTS
-from tests.serving.peft_adapters import make_adapter
+from alpaca.base import load_tokenizer
+from alpaca.errors import AdapterError, AdapterNotFound, AlpacaError, BadAdapter, CacheFull, DownloadRefused
+from alpaca.serving.adapters import Adapter, AdapterStore, fetch_adapter, tuned_here
+from alpaca.serving.cache_folder import CACHE_GB, CacheFolder, default_bytes
+from alpaca.serving.download import ALLOWED_HOSTS, Limits
+from tests.serving.hostile.hosts import Host, running_host
+from tests.serving.peft_adapters import edit_config, make_adapter, write_card
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -74,22 +88,15 @@ def test_a_folder_is_taken_as_it_is(folder: Path, cache: Path) -> None:
 def test_a_url_is_downloaded_and_unpacked(
     folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    pack(folder, shared / "adapter.zip")
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(shared))) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/adapter.zip"
+    archive = pack(folder, tmp_path / "adapter.zip")
+    with running_host(adapter=archive.read_bytes()) as host:
         with pytest.raises(DownloadRefused, match=ALLOWED_HOSTS):
-            fetch_adapter(url, cache)
+            fetch_adapter(host.url("adapter"), cache)
         monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-        found = fetch_adapter(url, cache)
-        server.shutdown()
-        thread.join()
+        found = fetch_adapter(host.url("adapter"), cache)
     assert {path.name for path in found.iterdir()} == set(FILES)
     assert [path.name for path in cache.iterdir()] == [found.name]
-    assert found == fetch_adapter(str(shared / "adapter.zip"), cache)
+    assert found == fetch_adapter(str(archive), cache)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +114,6 @@ def test_a_folder_without_weights_names_what_is_missing(tmp_path: Path, cache: P
         fetch_adapter(str(tmp_path), cache)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"not an archive" * 100], ids=["empty", "cut", "text"])
-def test_a_broken_archive_leaves_nothing_behind(content: bytes, tmp_path: Path, cache: Path) -> None:
-    (tmp_path / "broken.zip").write_bytes(content)
-    with pytest.raises(BadArchive, match=r"broken\.zip"):
-        fetch_adapter(str(tmp_path / "broken.zip"), cache)
-    assert list(cache.iterdir()) == []
-
-
 def test_what_finetune_left_is_the_default_unless_something_was_said(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,3 +123,312 @@ def test_what_finetune_left_is_the_default_unless_something_was_said(
     assert tuned_here(tmp_path) == made
     monkeypatch.setenv("COG_WEIGHTS", "")
     assert tuned_here(tmp_path) is None
+
+
+# --- the store ----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def tokenizer(tiny_base: Path) -> Any:
+    return load_tokenizer(tiny_base)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "root").mkdir()
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+Opened = Callable[..., AdapterStore]
+
+
+@pytest.fixture
+def opened(tiny_base: Path, tokenizer: Any, root: Path, cache: Path, said: list[str]) -> Opened:
+    return partial(AdapterStore, tiny_base, tokenizer, roots=[root], cache_dir=cache, say=said.append)
+
+
+@pytest.fixture
+def host(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    """Serves six adapters that differ in a byte of their archive, a to f."""
+    monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
+    archive = pack(folder, tmp_path / "packed.zip").read_bytes()
+    with running_host(**{name: archive[:-2] + b"\1\0" + name.encode() for name in "abcdef"}) as host:
+        yield host
+
+
+def names_in(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir())
+
+
+def test_a_name_a_path_an_archive_and_a_url_lead_to_the_same_adapter(
+    folder: Path, root: Path, opened: Opened, host: Host, said: list[str], tmp_path: Path
+) -> None:
+    store = opened()
+    shutil.copytree(folder, root / "foo")
+    pack(folder, root / "foo.zip")
+    (root / "link").symlink_to("foo")
+    sources = ["foo", str(root / "foo"), "./foo/", "x/../foo", "link", "foo.zip", host.url("a?signature=secret")]
+    found = [store.find(source) for source in sources] + [store.find(str(folder), trusted=True)]
+    assert len({adapter.digest for adapter in found}) == 1
+    assert found[0].name == "foo" and found[6].name == host.url("a")
+    assert all(set(load_tensors(adapter.files)) == set(load_tensors(found[0].files)) for adapter in found)
+    assert len(said) == len(found) and "secret" not in "".join(said)
+    assert all("rank 4 on 4 modules, no card" in line for line in said)
+
+
+def test_an_adapter_brings_the_template_of_its_card(
+    tiny_base: Path, folder: Path, root: Path, opened: Opened, said: list[str]
+) -> None:
+    shutil.copytree(folder, root / "foo")
+    store = opened()
+    without = store.find("foo")
+    assert without.template is None and without.files.card is None
+    write_card(tiny_base, root / "foo", "alpaca")
+    found = store.find("foo")
+    assert found.template is not None and found.template.name == "alpaca"
+    assert found.digest != without.digest
+    assert "template alpaca" in said[-1]
+
+
+def test_a_changed_folder_is_verified_anew(folder: Path, root: Path, opened: Opened, said: list[str]) -> None:
+    store = opened()
+    shutil.copytree(folder, root / "foo")
+    first = store.find("foo")
+    assert store.find("foo") == first and len(said) == 1
+    edit_config(root / "foo", lora_alpha=32)
+    second = store.find("foo")
+    assert (first.files.spec.lora_alpha, second.files.spec.lora_alpha) == (8, 32)
+    assert first.digest != second.digest
+    edit_config(root / "foo", r=5000)
+    with pytest.raises(BadAdapter, match=r"^E4002 BadAdapter: foo: r is '?5000"):
+        store.find("foo")
+    edit_config(root / "foo", r=4)
+    assert store.find("foo").digest == second.digest
+    shutil.rmtree(root / "foo")
+    with pytest.raises(AdapterNotFound):
+        store.find("foo")
+
+
+def test_a_changed_archive_is_unpacked_anew(folder: Path, root: Path, opened: Opened, tmp_path: Path) -> None:
+    store = opened()
+    first = store.find(str(pack(folder, root / "foo.zip")))
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    edit_config(changed, lora_alpha=32)
+    assert store.find(str(pack(changed, root / "foo.zip"))).digest != first.digest
+
+
+def test_a_new_version_of_a_linked_folder_is_noticed(folder: Path, root: Path, opened: Opened) -> None:
+    store = opened()
+    for number, name in enumerate(("v1", "v2"), 1):
+        shutil.copytree(folder, root / name)
+        edit_config(root / name, lora_alpha=number)
+    for number in (1, 2):
+        (root / "now").unlink(missing_ok=True)
+        (root / "now").symlink_to(f"v{number}")
+        assert store.find("now").files.spec.lora_alpha == number
+
+
+def test_the_operator_may_name_what_lies_anywhere(folder: Path, opened: Opened) -> None:
+    store = opened()
+    assert store.find(str(folder), trusted=True).files.folder == folder
+    with pytest.raises(AdapterNotFound, match="that may be used here"):
+        store.find(str(folder))
+
+
+def test_the_hub_s_links_within_a_root_are_followed(folder: Path, root: Path, opened: Opened) -> None:
+    shutil.copytree(folder, root / "blobs")
+    (root / "snapshot").mkdir()
+    for name in FILES:
+        (root / "snapshot" / name).symlink_to(f"../blobs/{name}")
+    assert opened().find("snapshot").digest == opened().find("blobs").digest
+
+
+# --- many at once -------------------------------------------------------------------------------------------------
+def at_once(count: int, ask: Callable[[int], Any]) -> list[Any]:
+    """What `ask(0)` … `ask(count - 1)` give or raise, all begun at the same moment."""
+    barrier = threading.Barrier(count)
+
+    def one(number: int) -> Any:
+        barrier.wait()
+        try:
+            return ask(number)
+        except AlpacaError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as threads:
+        return list(threads.map(one, range(count)))
+
+
+def test_a_url_is_fetched_once_for_all_who_ask(host: Host, opened: Opened, said: list[str], cache: Path) -> None:
+    store = opened()
+    for _ in range(2):
+        found = at_once(8, lambda _: store.find(host.url("a")))
+        assert len({adapter.digest for adapter in found}) == 1
+    assert host.requests["a"] == len(said) == len(names_in(cache)) == 1
+    shutil.rmtree(cache)
+    assert store.find(host.url("a")).digest == found[0].digest
+    assert host.requests["a"] == 2
+
+
+def test_all_who_ask_at_once_share_an_error_and_the_next_tries_again(host: Host, opened: Opened) -> None:
+    store = opened(limits=Limits(seconds=5.0, idle_seconds=0.5))
+    failed = at_once(8, lambda _: store.find(host.url("silent")))
+    assert all(isinstance(error, DownloadRefused) for error in failed)
+    assert host.requests["silent"] == 1
+    with pytest.raises(DownloadRefused):
+        store.find(host.url("silent"))
+    assert host.requests["silent"] == 2
+
+
+def test_only_a_few_are_downloaded_at_a_time(host: Host, opened: Opened) -> None:
+    store = opened(limits=Limits(seconds=0.5, idle_seconds=0.5))
+    failed = at_once(12, lambda number: store.find(host.url(f"silent?{number}")))
+    assert all(isinstance(error, DownloadRefused) for error in failed)
+    assert host.requests["silent"] <= 8  # four, and those that came when the first four were given up
+    assert len([error for error in failed if "being downloaded already" in str(error)]) >= 4
+
+
+# --- the cache ----------------------------------------------------------------------------------------------------
+def size_of(folder: Path) -> int:
+    return sum((folder / name).stat().st_size for name in FILES)
+
+
+def test_the_cache_keeps_what_was_used_last(folder: Path, host: Host, opened: Opened, cache: Path) -> None:
+    store = opened(max_bytes=3 * size_of(folder))
+    place = {}
+    for name in "abc":
+        place[name] = store.find(host.url(name)).files.folder
+    store.find(host.url("a"))
+    place["d"] = store.find(host.url("d")).files.folder
+    assert names_in(cache) == sorted(place[name].name for name in "acd")
+    store.find(host.url("b"))
+    assert host.requests == {"a": 1, "b": 2, "c": 1, "d": 1}
+    assert len(names_in(cache)) == 3
+
+
+def test_what_is_in_use_stays_and_what_finds_no_room_is_refused(
+    folder: Path, host: Host, opened: Opened, cache: Path
+) -> None:
+    store = opened(max_bytes=2 * size_of(folder))
+    used = [store.find(host.url("a")), store.find(host.url("b"))]
+    with pytest.raises(CacheFull, match=r"^E4006 .*in use; ask again later"):
+        store.find(host.url("c"))
+    assert names_in(cache) == sorted(adapter.files.folder.name for adapter in used)
+    assert [len(load_tensors(adapter.files)) for adapter in used] == [8, 8]
+    used.pop()
+    gc.collect()
+    third = store.find(host.url("c"))
+    assert names_in(cache) == sorted([used[0].files.folder.name, third.files.folder.name])
+
+
+def test_what_is_larger_than_the_whole_cache_is_refused(folder: Path, root: Path, opened: Opened, cache: Path) -> None:
+    pack(folder, root / "foo.zip")
+    with pytest.raises(CacheFull, match=f"all adapters together may have 5,000 .{CACHE_GB}"):
+        opened(max_bytes=5000).find("foo.zip")
+    assert names_in(cache) == []
+
+
+def test_nobody_loses_an_adapter_while_others_come_and_go(
+    folder: Path, host: Host, opened: Opened, cache: Path
+) -> None:
+    """Six adapters in room for four, asked for by four threads that read what they got: no read ever fails."""
+    store = opened(max_bytes=4 * size_of(folder))
+
+    def reader(number: int) -> int:
+        read = 0
+        for turn in range(15):
+            adapter = store.find(host.url("abcdef"[(number * 2 + turn) % 6]))
+            read += len(load_tensors(adapter.files))
+            del adapter
+        return read
+
+    assert at_once(4, reader) == [15 * 8] * 4
+    assert sum(host.requests.values()) > 6
+    assert len(names_in(cache)) <= 4 and not [name for name in names_in(cache) if name.startswith(".")]
+
+
+def test_who_has_a_file_open_reads_on_when_another_process_removes_it(
+    folder: Path, root: Path, opened: Opened, cache: Path, tmp_path: Path
+) -> None:
+    adapter = opened().find(str(pack(folder, root / "foo.zip")))
+    other = CacheFolder(cache, max_bytes=size_of(folder) * 3 // 2)  # knows nothing of what is held here
+    changed = Path(shutil.copytree(folder, tmp_path / "changed"))
+    edit_config(changed, lora_alpha=32)
+    with adapter.files.weights.open("rb") as handle:
+        start = handle.read(100)
+        other.unpack(pack(changed, root / "other.zip"))
+        assert not adapter.files.folder.exists()
+        assert start + handle.read() == (folder / FILES[1]).read_bytes()
+    with pytest.raises(AdapterError, match=r"^E4007"):
+        load_tensors(adapter.files)
+    assert len(load_tensors(opened().find("foo.zip").files)) == 8
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from alpaca.serving.cache_folder import CacheFolder
+with CacheFolder(Path(sys.argv[1]))._aside(".download-") as aside:
+    (aside / "half").write_bytes(b"x" * 1000)
+    print("there", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_uses_is_not(cache: Path) -> None:
+    cache.mkdir()
+    (cache / ".gone-x").mkdir()
+    (cache / ".of-somebody-else").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(cache)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "there\n"
+        CacheFolder(cache)
+        left = names_in(cache)
+        assert len(left) == 2 and left[0].startswith(".download-")
+        process.kill()
+    CacheFolder(cache)
+    assert names_in(cache) == [".of-somebody-else"]
+
+
+def test_a_folder_that_was_spoilt_on_disk_is_made_anew(folder: Path, host: Host, opened: Opened, cache: Path) -> None:
+    found = opened().find(host.url("a"))
+    weights = found.files.weights
+    weights.write_bytes(b"")
+    with pytest.raises(BadAdapter):
+        opened().find(host.url("a"))
+    assert names_in(cache) == []
+    assert opened().find(host.url("a")).digest == found.digest
+
+
+def test_several_stores_share_a_cache(folder: Path, root: Path, opened: Opened, cache: Path) -> None:
+    pack(folder, root / "foo.zip")
+    stores = [opened() for _ in range(4)]
+    found: list[Adapter] = at_once(4, lambda number: stores[number].find("foo.zip"))
+    assert len({adapter.digest for adapter in found}) == 1
+    assert len(names_in(cache)) == 1
+
+
+def test_the_last_used_is_the_last_to_go_for_other_processes_too(folder: Path, root: Path, opened: Opened) -> None:
+    pack(folder, root / "foo.zip")
+    store = opened()
+    place = store.find("foo.zip").files.folder
+    os.utime(place, (0, 0))
+    store.find("foo.zip")
+    assert time.time() - place.stat().st_mtime < 3600
+
+
+@pytest.mark.parametrize(("value", "size"), [("", 20_000_000_000), ("0.5", 500_000_000), ("3", 3_000_000_000)])
+def test_the_operator_says_how_much_is_kept(value: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_GB, value)
+    assert default_bytes() == size
+
+
+@pytest.mark.parametrize("value", ["much", "0", "-1", "nan", "inf"])
+def test_a_size_that_is_none(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CACHE_GB, value)
+    with pytest.raises(AdapterError, match=f"{CACHE_GB} is '{value}': a number of gigabytes above 0"):
+        default_bytes()

@@ -1,43 +1,67 @@
-"""The engine answers as transformers' generate() does, one request never harms another, and cancelled work ends."""
+"""The engine answers as transformers' generate() and PEFT do, one request never harms another, cancelled work ends."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import random
 import re
+import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from alpaca.base import load_model, load_tokenizer
 from alpaca.errors import (
+    AdapterChanged,
+    AdapterNotFound,
+    AlpacaError,
+    BadAdapter,
     BadMessages,
     BadTemplate,
+    EmptyPrompt,
     EngineStopped,
     GenerationFailed,
+    NoRoom,
     PromptTooLong,
     TemplateNotFound,
     WrongBase,
 )
-from alpaca.serving.engine import GenerateEngine, end_ids
+from alpaca.serving import engine as engine_module
+from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
-from alpaca.serving.loading import LoadedBase, load_base, open_engine
+from alpaca.serving.limits import EngineLimits
+from alpaca.serving.loading import LoadedBase, end_ids, load_base, open_engine
 from alpaca.serving.stream import Chunk, FinishReason, Stream
 from tests.conftest import make_base
-from tests.serving.peft_adapters import make_adapter
+from tests.serving.oracle import Oracle
+from tests.serving.peft_adapters import EVERY_KIND, HEAD, make_adapter, make_adapters
 
 PROMPTS = ["hay", "Tell me about the alpaca.", "你好 🦙 " * 20, "a\n\n### Response:\nb"]
-Open = Callable[..., GenerateEngine]
+WORDS = ["hay ", "the alpaca ", "你好", " x", "grass\n", "### Response:", "  .", "🦙"]
+Open = Callable[..., Engine]
 
 
 @pytest.fixture(scope="module")
-def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_adapter(tiny_base, tmp_path_factory.mktemp("adapters") / "a", template="alpaca")
+def roots(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of adapters; `mine` has a card that names the alpaca template."""
+    folder = make_adapters(tiny_base, tmp_path_factory.mktemp("adapters"), EVERY_KIND)
+    make_adapter(tiny_base, folder / "mine", seed=9, template="alpaca")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def oracle(tiny_base: Path, roots: Path) -> Oracle:
+    return Oracle(tiny_base, roots)
 
 
 @pytest.fixture
@@ -46,12 +70,15 @@ def loaded(tiny_base: Path) -> LoadedBase:
 
 
 @pytest.fixture
-def opened(loaded: LoadedBase) -> Iterator[Open]:
-    """Opens engines on the tiny base and closes them."""
-    engines: list[GenerateEngine] = []
+def opened(loaded: LoadedBase, roots: Path) -> Iterator[Open]:
+    """Opens engines on the tiny base, one after the other, and closes them."""
+    engines: list[Engine] = []
 
-    def open_one(adapter: Path | None = None) -> GenerateEngine:
-        engines.append(open_engine(loaded, adapter, say=lambda line: None))
+    def open_one(adapter: Path | None = None, **limits: Any) -> Engine:
+        for engine in engines:
+            engine.close()
+        limited = EngineLimits(**{"roots": (roots,), **limits})
+        engines.append(open_engine(loaded, adapter, limits=limited, say=lambda line: None))
         return engines[-1]
 
     yield open_one
@@ -59,91 +86,411 @@ def opened(loaded: LoadedBase) -> Iterator[Open]:
         engine.close()
 
 
-def ask(engine: GenerateEngine, prompt: str = "hay", **inputs: Any) -> list[Chunk]:
-    return list(engine.submit(request_from_inputs(prompt=prompt, **{"max_tokens": 24, "temperature": 0.0, **inputs})))
+def submit(engine: Engine, prompt: str = "hay", **inputs: Any) -> Stream:
+    return engine.submit(request_from_inputs(prompt=prompt, **{"max_tokens": 24, "temperature": 0.0, **inputs}))
+
+
+def ask(engine: Engine, prompt: str = "hay", **inputs: Any) -> list[Chunk]:
+    return list(submit(engine, prompt, **inputs))
 
 
 def text(chunks: list[Chunk], index: int = 0) -> str:
     return "".join(chunk.text for chunk in chunks if chunk.index == index)
 
 
-def oracle(model: Any, tokenizer: Any, prompt: str, **options: Any) -> str:
-    """What generate() answers to a chat prompt."""
-    messages = [{"role": "user", "content": prompt}]
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=False)
-    answer = model.generate(
-        ids, attention_mask=torch.ones_like(ids), do_sample=False, pad_token_id=3, **{"max_new_tokens": 24, **options}
-    )
-    return tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True)
+def reused(chunks: list[Chunk]) -> list[int]:
+    """Tokens of the prompt that each answer found in the cache."""
+    ends = sorted((chunk for chunk in chunks if chunk.usage), key=lambda chunk: chunk.index)
+    return [chunk.usage.reused_tokens for chunk in ends if chunk.usage]
+
+
+def long_request(engine: Engine, **inputs: Any) -> Stream:
+    return submit(engine, **{"max_tokens": 900, "min_tokens": 900, "temperature": 1.0, "seed": 1, **inputs})
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def idle(engine: Engine) -> bool:
+    stats = engine.stats()
+    return stats.running == stats.waiting == 0
+
+
+def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
+    wait_for(lambda: idle(engine))
+    assert engine._slots.free == slots
+    assert engine.stats().pinned == 0
+
+
+def in_threads(client: Callable[[int], Any], count: int) -> list[Any]:
+    """What `count` threads that run at once return, by their number; an error in one is raised here."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(client, range(count)))
+
+
+def fail_once(engine: Engine, trouble: BaseException, when: Callable[[], bool] = lambda: True) -> None:
+    """The next forward pass for which `when` holds raises instead."""
+    forward = engine._decoder.forward
+
+    def fail(*args: Any) -> Any:
+        if not when():
+            return forward(*args)
+        engine._decoder.forward = forward  # type: ignore[method-assign]
+        raise trouble
+
+    engine._decoder.forward = fail  # type: ignore[method-assign]
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}], ids=["plain", "repetition penalty"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_greedy_answers_are_those_of_generate(
-    tiny_base: Path, opened: Open, prompt: str, options: dict[str, float]
+    oracle: Oracle, opened: Open, prompt: str, options: dict[str, float]
 ) -> None:
-    model, tokenizer = load_model(tiny_base, "fp32"), load_tokenizer(tiny_base)
-    assert text(ask(opened(), prompt, **options)) == oracle(model, tokenizer, prompt, **options)
+    assert text(ask(opened(), prompt, **options)) == oracle.chat(prompt, **options)
 
 
-def test_greedy_answers_with_an_adapter_are_those_of_peft(tiny_base: Path, adapter: Path, opened: Open) -> None:
-    from peft import PeftModel
-
-    engine, tokenizer = opened(adapter), load_tokenizer(tiny_base)
-    model = load_model(tiny_base, "fp32")
-    base = [oracle(model, tokenizer, prompt) for prompt in PROMPTS]
-    model = PeftModel.from_pretrained(model, str(adapter))
-    for prompt, alone in zip(PROMPTS, base, strict=True):
-        expected = oracle(model, tokenizer, prompt)
-        assert expected != alone
-        assert text(ask(engine, prompt, prompt_template="chat")) == expected
-        assert text(ask(engine, prompt, prompt_template="chat", adapter_scale=0.0)) == alone
-        assert text(ask(engine, prompt, prompt_template="chat", adapter_scale=0.5)) not in (expected, alone)
-        assert text(ask(engine, prompt, prompt_template="chat")) == expected
+@pytest.mark.parametrize("kind", list(EVERY_KIND))
+def test_greedy_answers_with_an_adapter_are_those_of_peft(oracle: Oracle, roots: Path, opened: Open, kind: str) -> None:
+    engine = opened(roots / kind)
+    scales = (1.0, 0.0) if kind == "dora" else (1.0, 0.0, 0.5, 3.0)
+    for prompt in PROMPTS:
+        answers = {scale: text(ask(engine, prompt, adapter_scale=scale)) for scale in scales}
+        for scale, answer in answers.items():
+            assert answer == oracle.chat(prompt, kind if scale else "none", scale=scale or 1.0), (prompt, scale)
+        assert answers[1.0] != answers[0.0] == text(ask(engine, prompt, adapter="none"))
 
 
-@pytest.mark.parametrize("lora", [{"use_rslora": True}, {"use_dora": True}], ids=["rslora", "dora"])
-def test_scale_zero_is_the_base_for_every_kind_of_adapter(
-    tiny_base: Path, tmp_path: Path, opened: Open, lora: dict[str, bool]
+def random_requests(count: int, names: list[str], longest: int, seed: int) -> list[dict[str, Any]]:
+    """Requests with prompts of 1 to `longest` tokens or somewhat fewer, each with its adapter and length."""
+    draw = random.Random(seed)
+    requests = []
+    for number in range(count):
+        words = "".join(draw.choice(WORDS) for _ in range(draw.choice([1, 5, 40, longest // 5])))
+        prompt = {0: "a", 1: "grass and hay " * (longest // 3)}.get(number, words)
+        requests.append({"prompt": prompt, "adapter": draw.choice(names), "max_tokens": draw.randint(1, 60)})
+    return requests
+
+
+@pytest.mark.parametrize("heads", ["grouped-query, tied", "multi-head, untied"])
+def test_mixed_adapters_that_come_and_go_at_random_get_the_answers_of_peft(
+    tiny_base: Path, tiny_mha_base: Path, roots: Path, tmp_path: Path, heads: str
 ) -> None:
-    from peft import PeftModel
+    base, folder = tiny_base, roots
+    if heads == "multi-head, untied":
+        base, folder = tiny_mha_base, make_adapters(tiny_mha_base, tmp_path, {**EVERY_KIND, "head": HEAD})
+    oracle = Oracle(base, folder)
+    names = ["none", *EVERY_KIND, *(["head"] if folder is tmp_path else [])]
+    requests = random_requests(36, names, 700, seed=len(names))
+    lengths = [len(oracle.tokenizer.encode(r["prompt"], add_special_tokens=False)) for r in requests]
+    assert min(lengths) == 1 and 690 < max(lengths) <= 900
+    expected = [oracle.tokens(**request) for request in requests]
+    # room for two of the adapters at a time, so that they take turns
+    limits = EngineLimits(columns=48, roots=(folder,))
+    engine = open_engine(load_base(str(base), "fp32", say=lambda line: None), limits=limits, say=lambda line: None)
 
-    folder = make_adapter(tiny_base, tmp_path / "other", **lora)
-    engine, tokenizer, model = opened(folder), load_tokenizer(tiny_base), load_model(tiny_base, "fp32")
-    assert text(ask(engine, adapter_scale=0.0)) == oracle(model, tokenizer, "hay")
-    assert text(ask(engine)) == oracle(PeftModel.from_pretrained(model, str(folder)), tokenizer, "hay")
+    def client(number: int) -> list[Chunk]:
+        time.sleep(random.Random(number).random() * 0.5)
+        return ask(engine, **requests[number], prompt_template="{prompt}")
+
+    got = in_threads(client, len(requests))
+    for number, tokens in enumerate(expected):
+        last = got[number][-1].usage
+        assert last is not None and last.input_tokens == lengths[number]
+        assert (text(got[number]), last.output_tokens) == (oracle.decode(tokens), len(tokens)), requests[number]
+    assert engine.stats().loads >= len(names) - 1
+    assert_all_is_free(engine)
+    engine.close()
 
 
-def test_a_closed_engine_leaves_the_base_as_it_was(loaded: LoadedBase, adapter: Path) -> None:
-    answers, settings = [], loaded.model.generation_config
-    for folder in (None, adapter, None, adapter):
-        engine = open_engine(loaded, folder, say=lambda line: None)
-        answers.append(text(ask(engine, prompt_template="chat")))
+def test_answers_are_made_in_one_batch(opened: Open) -> None:
+    engine = opened()
+    streams = [submit(engine, prompt, max_tokens=200, min_tokens=200) for prompt in PROMPTS]
+    sizes = [list(stream)[-1].usage.batch_size for stream in streams]
+    assert max(sizes) > 2
+    assert engine.stats().steps < 500
+
+
+def test_the_base_computes_what_it_did_after_an_engine_had_it(
+    loaded: LoadedBase, roots: Path, oracle: Oracle, opened: Open
+) -> None:
+    settings = loaded.model.generation_config
+    answers = []
+    for folder in (None, roots / "dora", None, roots / "dora"):
+        engine = opened(folder)
+        answers.append(text(ask(engine)))
         engine.close()
     assert answers[0] == answers[2] != answers[1] == answers[3]
+    ids = torch.tensor([loaded.tokenizer.encode("grass and hay", add_special_tokens=False)])
+    assert torch.equal(loaded.model(ids).logits, oracle.model()(ids).logits)
     assert loaded.model.generation_config is settings
-    assert not any("lora" in name for name, _ in loaded.model.named_parameters())
 
 
-def test_the_adapters_template_is_used(adapter: Path, opened: Open) -> None:
-    engine = opened(adapter)
-    assert text(ask(engine)) == text(ask(engine, prompt_template="alpaca"))
-    assert ask(engine)[-1].usage != ask(engine, prompt_template="chat")[-1].usage
+def test_the_adapters_template_is_used(roots: Path, opened: Open) -> None:
+    engine = opened(roots / "mine")
+    inputs = {name: ask(engine, **options)[-1].usage.input_tokens for name, options in {
+        "its own": {}, "named": {"prompt_template": "alpaca"}, "the base's": {"prompt_template": "chat"},
+        "by request": {"adapter": "mine"}, "without it": {"adapter": "none"}, "of another": {"adapter": "a"},
+    }.items()}  # fmt: skip
+    assert inputs["its own"] == inputs["named"] == inputs["by request"]
+    assert inputs["the base's"] == inputs["without it"] == inputs["of another"] != inputs["its own"]
 
 
-def test_an_adapter_of_another_base_is_refused(tmp_path: Path, adapter: Path) -> None:
+def test_settings_of_the_base_do_not_leak_into_requests(loaded: LoadedBase, oracle: Oracle, opened: Open) -> None:
+    loaded.model.generation_config.update(temperature=0.1, do_sample=True, repetition_penalty=1.8, max_length=30)
+    assert text(ask(opened())) == oracle.chat("hay")
+
+
+# --- adapters that can't be served --------------------------------------------------------------------------------
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, roots: Path) -> None:
     other = load_base(str(make_base(tmp_path / "other", seed=9)), "fp32", say=lambda line: None)
     with pytest.raises(WrongBase, match="fingerprint"):
-        open_engine(other, adapter, say=lambda line: None)
+        open_engine(other, roots / "mine", say=lambda line: None)
 
 
-def test_settings_of_the_base_do_not_leak_into_requests(tiny_base: Path, loaded: LoadedBase) -> None:
-    loaded.model.generation_config.update(temperature=0.1, do_sample=True, repetition_penalty=1.8, max_length=30)
-    engine = open_engine(loaded, say=lambda line: None)
-    expected = oracle(load_model(tiny_base, "fp32"), loaded.tokenizer, "hay")
-    assert text(ask(engine)) == expected
-    engine.close()
+def test_an_adapter_outside_of_the_roots_is_refused(opened: Open, roots: Path) -> None:
+    engine = opened(roots / "a", roots=())
+    with pytest.raises(AdapterNotFound):
+        ask(engine, adapter=str(roots / "a"))
+    assert ask(engine)[-1].finish
+
+
+def test_an_adapter_of_a_rank_above_the_room_is_refused_at_once(opened: Open) -> None:
+    engine = opened(columns=16)
+    with pytest.raises(BadAdapter, match=r"rank 24.*room for 16.*MAX_LORA_COLUMNS"):
+        submit(engine, adapter="patterns")
+    assert engine.stats().submitted == 0
+
+
+def test_a_dora_adapter_is_served_at_full_strength_or_not_at_all(opened: Open, oracle: Oracle) -> None:
+    engine = opened()
+    with pytest.raises(BadAdapter, match=r"DoRA.*adapter_scale must be 0 or 1"):
+        submit(engine, adapter="dora", adapter_scale=0.5)
+    assert text(ask(engine, adapter="dora", adapter_scale=0.0)) == oracle.chat("hay")
+
+
+def deleted(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def spoilt(folder: Path) -> None:
+    """NaN between the check and the reading, in a file that looks the same from outside."""
+    weights = folder / "adapter_model.safetensors"
+    before = weights.stat()
+    tensors = load_file(weights)
+    next(iter(tensors.values())).fill_(torch.nan)
+    save_file(tensors, folder / "aside", metadata={"format": "pt"})
+    weights.write_bytes((folder / "aside").read_bytes())
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(("harm", "error"), [(deleted, AdapterChanged), (spoilt, BadAdapter)], ids=["gone", "NaN"])
+def test_an_adapter_that_can_not_be_read_fails_its_request_alone(
+    opened: Open, roots: Path, tmp_path: Path, harm: Callable[[Path], None], error: type[AlpacaError]
+) -> None:
+    shutil.copytree(roots / "b", tmp_path / "brittle")
+    engine = opened(roots=(roots, tmp_path))
+    running = long_request(engine, max_tokens=300, min_tokens=300)
+    next(running)
+    before = text(ask(engine, adapter="a"))
+    harmful = threading.Event()
+    read = engine._loader.submit(harmful.wait, 60)  # holds the loader back until the harm is done
+    stream = submit(engine, adapter="brittle", n=2)
+    behind = submit(engine, adapter="none")
+    harm(tmp_path / "brittle")
+    harmful.set()
+    assert read.result()
+    with pytest.raises(error):
+        list(stream)
+    assert list(behind)[-1].finish and list(running)[-1].finish is FinishReason.LENGTH
+    assert engine.stats().finished[FinishReason.FAILED] == 2
+    assert text(ask(engine, adapter="a")) == before
+    assert_all_is_free(engine)
+
+
+# --- adapters in memory -------------------------------------------------------------------------------------------
+def test_the_adapter_unused_for_longest_makes_room(opened: Open, oracle: Oracle) -> None:
+    engine = opened(columns=32)
+    for name, loads in (("a", 1), ("b", 2), ("a", 2), ("dora", 3), ("a", 3), ("b", 4), ("a", 4), ("patterns", 5)):
+        assert text(ask(engine, adapter=name)) == oracle.chat("hay", name)
+        assert engine.stats().loads == loads, name
+        assert engine.stats().pinned == 0
+    assert engine.stats().adapters == 1
+
+
+def test_a_request_waits_while_all_places_for_adapters_are_in_use(opened: Open, oracle: Oracle) -> None:
+    engine = opened(columns=16)
+    first = long_request(engine, adapter="a")
+    next(first)
+    second, third = submit(engine, adapter="b"), submit(engine)
+    steps = engine.stats().steps
+    wait_for(lambda: engine.stats().steps > steps + 20)
+    assert (engine.stats().running, engine.stats().pinned, engine.stats().loads) == (1, 1, 1)
+    first.close()
+    assert text(list(second)) == oracle.chat("hay", "b")
+    assert text(list(third)) == oracle.chat("hay")
+    assert_all_is_free(engine)
+
+
+def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.2)
+    engine = opened(columns=16)
+    first = long_request(engine, adapter="a")
+    next(first)
+    second = submit(engine, adapter="b", n=2)
+    with pytest.raises(NoRoom, match="E1104"):
+        list(second)
+    assert next(first).finish is None
+    assert engine.stats().finished == {FinishReason.FAILED: 2}
+    first.close()
+    assert ask(engine, adapter="b")[-1].finish
+    assert_all_is_free(engine)
+
+
+def test_a_request_cancelled_while_its_adapter_is_read_leaves_nothing(opened: Open) -> None:
+    engine = opened()
+    reading = threading.Event()
+    engine._loader.submit(reading.wait, 60)
+    stream = submit(engine, adapter="a")
+    wait_for(lambda: bool(engine._loading))
+    stream.close()
+    reading.set()
+    assert ask(engine)[-1].finish
+    wait_for(lambda: engine.stats().finished.get(FinishReason.CANCELLED) == 1)
+    assert_all_is_free(engine)
+
+
+def test_figures_can_be_read_while_adapters_come_and_go(opened: Open) -> None:
+    engine = opened(columns=16)
+    troubles: list[BaseException] = []
+    done = threading.Event()
+
+    def watch() -> None:
+        try:
+            while not done.is_set():
+                engine.stats()
+        except BaseException as error:
+            troubles.append(error)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    watchers = [threading.Thread(target=watch) for _ in range(3)]
+    try:
+        for thread in watchers:
+            thread.start()
+        for number in range(20):
+            ask(engine, adapter="ab"[number % 2], max_tokens=1)
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        for thread in watchers:
+            thread.join()
+    assert not troubles
+
+
+# --- what is in the cache already ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["none", "patterns", "dora"])
+def test_a_conversation_is_answered_as_by_a_fresh_engine(opened: Open, loaded: LoadedBase, name: str) -> None:
+    drawn = {"temperature": 1.0, "seed": 5, "adapter": name}
+    engine = opened()
+    messages: list[dict[str, str]] = []
+    talks = []
+    for turn in range(5):
+        messages.append({"role": "user", "content": f"{turn}. " + "tell me of hay and grass " * (turn + 1)})
+        ask(engine, f"something else {turn}", adapter="a")  # between the turns
+        chunks = ask(engine, "", messages=messages, **drawn)
+        talks.append((list(messages), text(chunks), reused(chunks)[0], chunks[-1].usage.input_tokens))
+        messages.append({"role": "assistant", "content": text(chunks)})
+    assert talks[0][2] == 0
+    for (_, _, _, before), (_, _, found, length) in pairwise(talks):
+        assert before <= found < length
+    for asked, answer, _, _ in talks:
+        fresh = opened()
+        chunks = ask(fresh, "", messages=asked, **drawn)
+        assert (text(chunks), reused(chunks)) == (answer, [0])
+
+
+def test_the_same_prompt_with_another_adapter_or_strength_is_computed_anew(opened: Open, oracle: Oracle) -> None:
+    engine, prompt = opened(), "grass and hay " * 30
+    asked: list[tuple[str, float]] = [("none", 1.0), ("a", 1.0), ("a", 0.5), ("b", 1.0), ("dora", 1.0)]
+    for name, scale in asked:
+        chunks = ask(engine, prompt, adapter=name, adapter_scale=scale)
+        assert reused(chunks) == [0]
+        assert text(chunks) == oracle.chat(prompt, name, scale=scale)
+    for name, scale in asked:
+        chunks = ask(engine, prompt, adapter=name, adapter_scale=scale)
+        assert reused(chunks) == [chunks[-1].usage.input_tokens - 1]
+        assert text(chunks) == oracle.chat(prompt, name, scale=scale)
+    assert reused(ask(engine, prompt, adapter="a", adapter_scale=0.0))[0] > 0  # which is the base
+
+
+def test_an_adapter_whose_files_change_is_another(opened: Open, tmp_path: Path, tiny_base: Path) -> None:
+    engine = opened(roots=(tmp_path,))
+    answers = []
+    for seed in (1, 2):
+        shutil.rmtree(tmp_path / "mine", ignore_errors=True)
+        make_adapter(tiny_base, tmp_path / "mine", seed=seed)
+        chunks = ask(engine, "grass and hay " * 10, adapter="mine")
+        assert reused(chunks) == [0]
+        answers.append(text(chunks))
+    assert answers[0] != answers[1]
+
+
+def test_what_runs_can_be_copied_from(opened: Open, oracle: Oracle) -> None:
+    engine, prompt = opened(), "grass and hay " * 30
+    first = submit(engine, prompt, max_tokens=300, min_tokens=300)
+    begun = [next(first)]
+    second = ask(engine, prompt)
+    assert reused(second)[0] > 0
+    assert text(second) == oracle.chat(prompt)
+    others = ask(engine, prompt + "and more")
+    assert 0 < reused(others)[0] < others[-1].usage.input_tokens - 1
+    assert text(others) == oracle.chat(prompt + "and more")
+    whole = begun + list(first)
+    assert text(whole) == text(ask(opened(), prompt, max_tokens=300, min_tokens=300))
+
+
+@pytest.mark.parametrize("slots", [1, 2, 8])
+def test_several_answers_share_one_prefill(opened: Open, slots: int) -> None:
+    engine = opened(concurrency=slots)
+    settings = {"temperature": 1.0, "seed": 7}
+    chunks = ask(engine, "hay and grass " * 20, n=5, **settings)
+    first, *others = reused(chunks)
+    assert first == 0
+    assert set(others) == {chunks[-1].usage.input_tokens - 1}
+    alone = opened(concurrency=1)
+    assert text(chunks) == text(ask(alone, "hay and grass " * 20, **settings))
+    for index in range(1, 5):
+        seed = next(chunk.usage.seed for chunk in chunks if chunk.usage and chunk.index == index)
+        assert len({text(chunks, other) for other in range(index + 1)}) == index + 1
+        assert seed != settings["seed"]
+    assert_all_is_free(alone, 1)
+
+
+def test_greedy_answers_of_one_request_are_all_the_same(opened: Open, oracle: Oracle) -> None:
+    chunks = ask(opened(concurrency=2), n=5, adapter="b")
+    assert {text(chunks, index) for index in range(5)} == {oracle.chat("hay", "b")}
+
+
+def test_a_copy_that_fails_costs_its_request_alone(opened: Open) -> None:
+    engine = opened(concurrency=2)
+    copy, failed = engine._cache.copy, []
+
+    def fail(*args: int) -> None:
+        engine._cache.copy = copy  # type: ignore[method-assign]
+        failed.append(args)
+        raise RuntimeError("CUDA out of memory")
+
+    engine._cache.copy = fail  # type: ignore[method-assign]
+    with pytest.raises(GenerationFailed):
+        ask(engine, "hay and grass " * 5, n=2)
+    assert failed
+    assert_all_is_free(engine, 2)
+    assert len(reused(ask(engine, "hay and grass " * 5, n=2))) == 2
 
 
 # --- how it is drawn ----------------------------------------------------------------------------------------------
@@ -162,6 +509,33 @@ def test_a_seed_gives_the_same_answer_and_zero_is_a_seed(opened: Open) -> None:
     assert text(ask(engine, **drawn, seed=first[-1].usage.seed)) == text(first)
 
 
+def test_a_seed_gives_the_same_answer_whatever_else_is_in_the_batch(opened: Open) -> None:
+    mine = [
+        {"prompt": prompt, "seed": seed, "adapter": adapter, "max_tokens": 60, **settings}
+        for seed, (prompt, adapter, settings) in enumerate(
+            [
+                ("hay", "none", {"temperature": 1.0}),
+                ("grass " * 60, "a", {"temperature": 0.8, "top_k": 40}),
+                ("你好", "patterns", {"temperature": 1.2, "top_p": 0.9, "presence_penalty": 0.5}),
+                ("hay " * 9, "dora", {"temperature": 1.0, "min_p": 0.02, "repetition_penalty": 1.1}),
+            ]
+        )
+    ]
+    alone = [text(ask(opened(concurrency=1), **request)) for request in mine]
+    engine = opened(columns=48)
+
+    def client(number: int) -> str:
+        draw = random.Random(number)
+        time.sleep(draw.random() * 0.3)
+        if number < len(mine):
+            return text(ask(engine, **mine[number]))
+        words = "".join(draw.choice(WORDS) for _ in range(draw.choice([2, 90])))
+        adapter, length = draw.choice(["none", "a", "b"]), draw.randint(1, 90)
+        return text(ask(engine, words, temperature=1.0, adapter=adapter, max_tokens=length))
+
+    assert in_threads(client, 24)[: len(mine)] == alone
+
+
 def test_the_processes_own_random_numbers_are_left_alone(opened: Open) -> None:
     engine = opened()
     torch.manual_seed(5)
@@ -177,51 +551,24 @@ def test_drawing_from_one_token_is_greedy(opened: Open, narrow: dict[str, float]
     assert text(ask(engine, **{"temperature": 1.0, "seed": 3, **narrow})) == text(ask(engine))
 
 
-def test_draws_follow_the_distribution_of_transformers() -> None:
-    from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-    from alpaca.data.example import Example
-    from alpaca.serving.request import GenerationRequest
-    from alpaca.serving.sampling import processors
-
-    request = GenerationRequest(Example.single("a"), temperature=0.8, top_k=6, top_p=0.9, min_p=0.05)
-    scores = torch.randn(1, 12, generator=torch.Generator().manual_seed(1)) * 2
-    ids = torch.zeros(1, 1, dtype=torch.long)
-    warped = scores
-    for warper in (TemperatureLogitsWarper(0.8), TopKLogitsWarper(6), TopPLogitsWarper(0.9), MinPLogitsWarper(0.05)):
-        warped = warper(ids, warped)
-    chain = processors(request, prompt_length=1, eos_ids=[0], seed=4, device=torch.device("cpu"))
-    draws = torch.tensor([int(chain(ids, scores).argmax()) for _ in range(4000)])
-    seen = torch.bincount(draws, minlength=12) / len(draws)
-    assert torch.allclose(seen, torch.softmax(warped, -1)[0], atol=0.03)
-
-
-def test_several_answers_differ_and_the_first_is_the_one_alone(opened: Open) -> None:
-    engine = opened()
-    chunks = ask(engine, n=3, temperature=1.0, seed=7)
-    assert [chunk.index for chunk in chunks if chunk.finish] == [0, 1, 2]
-    assert len({text(chunks, index) for index in range(3)}) == 3
-    assert text(chunks) == text(ask(engine, temperature=1.0, seed=7))
-
-
 # --- how it ends --------------------------------------------------------------------------------------------------
 def test_length_is_an_ending_like_any_other(opened: Open) -> None:
     last = ask(opened(), max_tokens=5)[-1]
     assert (last.finish, last.usage.output_tokens) == (FinishReason.LENGTH, 5)
-    assert 0 < last.usage.first_token <= last.usage.total
+    assert 0 <= last.usage.queued < last.usage.first_token <= last.usage.total
+    assert last.usage.batch_size == 1.0
 
 
-def test_the_model_may_not_end_before_min_tokens(loaded: LoadedBase) -> None:
+def test_the_model_may_not_end_before_min_tokens(loaded: LoadedBase, opened: Open) -> None:
     prompt = loaded.tokenizer.apply_chat_template(
         [{"role": "user", "content": "hay"}], add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
     likeliest = int(loaded.model(prompt).logits[0, -1].argmax())
     loaded.model.generation_config.eos_token_id = [2, likeliest]
-    engine = open_engine(loaded, say=lambda line: None)
+    engine = opened()
     at_once = ask(engine)
     assert (text(at_once), at_once[-1].finish, at_once[-1].usage.output_tokens) == ("", FinishReason.STOP, 0)
     assert ask(engine, min_tokens=6)[-1].usage.output_tokens >= 6
-    engine.close()
 
 
 def test_all_the_ends_a_base_names_are_known(loaded: LoadedBase) -> None:
@@ -245,12 +592,15 @@ def test_a_prompt_over_the_context_is_refused_with_both_numbers(opened: Open) ->
     assert engine.stats().submitted == 0, caught.value
 
 
-def test_an_answer_ends_with_the_context(opened: Open) -> None:
-    engine = opened()
-    prompt = "你" * 330
-    last = ask(engine, prompt, max_tokens=900, min_tokens=900)[-1]
-    assert last.usage.input_tokens + last.usage.output_tokens == 1024
+@pytest.mark.parametrize("context", [1024, 100])
+def test_an_answer_ends_with_the_context(opened: Open, context: int) -> None:
+    engine = opened(context=context)
+    prompt = "你" * (330 if context == 1024 else 20)
+    last = ask(engine, prompt, max_tokens=1000, min_tokens=1000, n=2)[-1]
+    assert last.usage.input_tokens + last.usage.output_tokens == context
     assert last.finish is FinishReason.LENGTH
+    longest = "a" * (context - 1)
+    assert ask(engine, longest, prompt_template="{prompt}")[-1].usage.output_tokens <= 1
 
 
 def test_total_tokens_counts_the_prompt(opened: Open) -> None:
@@ -299,38 +649,81 @@ def test_a_conversation_needs_a_template_for_turns(opened: Open) -> None:
     assert ask(opened(), "", messages=messages)[-1].finish
 
 
-# --- streams, cancelling, failing ---------------------------------------------------------------------------------
-def long_request(engine: GenerateEngine) -> Stream:
-    return engine.submit(request_from_inputs(prompt="hay", max_tokens=900, min_tokens=900, temperature=1.0, seed=1))
+def test_a_prompt_without_a_single_token_is_refused(tmp_path: Path, tiny_base: Path) -> None:
+    """Some tokenizers drop characters, so that a text that is not blank has no token."""
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["normalizer"] = {"type": "Replace", "pattern": {"String": "\u200b"}, "content": ""}
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    engine = open_engine(load_base(str(folder), "fp32", say=lambda line: None), say=lambda line: None)
+    with pytest.raises(EmptyPrompt):
+        ask(engine, "\u200b", prompt_template="{prompt}")
+    assert ask(engine)[-1].finish
+    engine.close()
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+# --- streams, cancelling ------------------------------------------------------------------------------------------
+def test_more_requests_than_slots_take_turns(opened: Open, oracle: Oracle) -> None:
+    engine = opened(concurrency=1)
+    streams = [submit(engine, prompt) for prompt in PROMPTS * 2]
+    assert [text(list(stream)) for stream in streams] == [oracle.chat(prompt) for prompt in PROMPTS * 2]
 
 
 def test_closing_the_stream_ends_the_generation(opened: Open) -> None:
     engine = opened()
-    stream = long_request(engine)
+    stream = long_request(engine, n=3)
     next(stream)
     stream.close()
     stream.close()
-    wait_for(lambda: engine.stats().running == 0)
-    assert engine.stats().finished == {FinishReason.CANCELLED: 1}
+    assert_all_is_free(engine)
+    assert engine.stats().finished == {FinishReason.CANCELLED: 3}
     assert list(stream) == []
     assert ask(engine)[-1].finish
 
 
+def test_cancelling_frees_the_slot_at_the_next_step(opened: Open) -> None:
+    engine = opened(concurrency=1)
+    first = long_request(engine)
+    next(first)
+    second = submit(engine, "something else")
+    wait_for(lambda: engine.stats().waiting == 1)
+    seen: list[int] = []
+    forward = engine._decoder.forward
+
+    def closing(step: Any, cache: Any) -> Any:
+        seen.append(len(step.tokens))
+        if len(seen) == 5:
+            first.close()
+        return forward(step, cache)
+
+    engine._decoder.forward = closing  # type: ignore[method-assign]
+    length = list(second)[-1].usage.input_tokens
+    assert seen[:5] == [1] * 5
+    assert seen[5] >= length
+
+
 def test_a_request_cancelled_before_its_turn_costs_nothing(opened: Open) -> None:
-    engine = opened()
+    engine = opened(concurrency=1)
     first, second = long_request(engine), long_request(engine)
     second.close()
     next(first)
     first.close()
     assert ask(engine)[-1].finish
     assert engine.stats().finished[FinishReason.CANCELLED] == 2
+
+
+def test_a_cancelled_answer_says_so_and_nothing_more(opened: Open) -> None:
+    engine = opened()
+    stream = long_request(engine, n=2)
+    next(stream)
+    stream.close()
+    assert_all_is_free(engine)
+    left = []
+    while not stream._queue.empty():
+        left.append(stream._queue.get_nowait())
+    ends = [item for item in left if isinstance(item, Chunk) and item.finish]
+    assert sorted((item.index, item.finish) for item in ends) == [(0, "cancelled"), (1, "cancelled")]
+    assert left[-1] is None and left.count(None) == 1
 
 
 def test_every_answer_has_one_terminal_chunk_and_it_is_the_last(opened: Open) -> None:
@@ -368,61 +761,149 @@ def test_asyncio_cancels_by_closing(opened: Open) -> None:
     assert engine.stats().finished == {FinishReason.CANCELLED: 1}
 
 
-def test_many_threads_get_their_own_answers(opened: Open) -> None:
-    engine = opened()
-    alone = [text(ask(engine, prompt)) for prompt in PROMPTS]
-    got: dict[int, str] = {}
-    threads = [
-        threading.Thread(target=lambda n=n: got.update({n: text(ask(engine, PROMPTS[n]))})) for n in range(len(PROMPTS))
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [got[n] for n in range(len(PROMPTS))] == alone
-
-
+# --- failing ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("trouble", ["CUDA out of memory. Tried to allocate 2 GiB", "something else"])
-def test_a_request_that_fails_harms_no_other(loaded: LoadedBase, trouble: str, capfd: Any) -> None:
-    engine = open_engine(loaded, say=lambda line: None)
+def test_a_step_that_fails_harms_no_later_request(opened: Open, trouble: str) -> None:
+    engine = opened()
     before = text(ask(engine))
-
-    def fail(*args: Any) -> None:
-        handle.remove()
-        raise RuntimeError(trouble)
-
-    handle = loaded.model.model.layers[1].register_forward_pre_hook(fail)
+    fail_once(engine, RuntimeError(trouble))
     with pytest.raises(GenerationFailed, match=f"^E1101 GenerationFailed: .*{re.escape(trouble)}"):
         ask(engine)
-    assert text(ask(engine)) == before
+    again = ask(engine)
+    assert text(again) == before
     assert engine.alive
     assert engine.stats().finished[FinishReason.FAILED] == 1
-    engine.close()
+    assert_all_is_free(engine)
 
 
-def test_a_dead_engine_says_so(loaded: LoadedBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threading, "excepthook", lambda *args: None)
-    engine = open_engine(loaded, say=lambda line: None)
+def test_a_step_that_fails_ends_its_requests_and_no_others(opened: Open, oracle: Oracle) -> None:
+    engine = opened(context=1000)
+    decoding = long_request(engine, n=2, adapter="a")
+    next(decoding)
+    long, short = "grass and hay " * 120, "hay"
+    at_work = threading.Event()
+    fail_once(engine, RuntimeError("no"), when=lambda: at_work.is_set() and len(engine._running) == 4)
+    # The long prompt takes several steps; while a short one is computed it takes no part.
+    prefilling = submit(engine, long, adapter="b")
+    wait_for(lambda: engine.stats().running == 3)
+    at_work.set()
+    newcomer = submit(engine, short)
+    for stream in (decoding, newcomer):
+        with pytest.raises(GenerationFailed):
+            list(stream)
+    assert text(list(prefilling)) == oracle.chat(long, "b")
+    assert engine.stats().finished == {FinishReason.FAILED: 3, list(engine.stats().finished)[-1]: 1}
+    assert_all_is_free(engine)
 
-    def die(*args: Any) -> None:
-        raise SystemExit
 
-    handle = loaded.model.model.layers[0].register_forward_pre_hook(die)
+def test_nothing_of_a_failed_step_is_used_again(opened: Open, oracle: Oracle) -> None:
+    engine, prompt = opened(concurrency=1), "grass and hay " * 30
+    forward = engine._decoder.forward
+
+    def spoil(step: Any, cache: Any) -> Any:
+        engine._decoder.forward = forward  # type: ignore[method-assign]
+        forward(step, cache)
+        for memory in cache.keys:
+            memory.normal_()
+        raise RuntimeError("half way")
+
+    engine._decoder.forward = spoil  # type: ignore[method-assign]
     with pytest.raises(GenerationFailed):
-        ask(engine)
+        ask(engine, prompt)
+    chunks = ask(engine, prompt)
+    assert reused(chunks) == [0]
+    assert text(chunks) == oracle.chat(prompt)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9, "top_k": 5}], ids=str
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_logits_that_are_no_numbers_raise_nothing(opened: Open, settings: dict[str, float], value: float) -> None:
+    engine = opened()
+    forward = engine._decoder.forward
+    engine._decoder.forward = lambda *args: forward(*args) * value  # type: ignore[method-assign]
+    others = {"repetition_penalty": 1.2, "presence_penalty": 0.5, "min_tokens": 3}
+    assert ask(engine, **settings)[-1].finish
+    assert ask(engine, **settings, **others)[-1].finish
+    engine._decoder.forward = forward  # type: ignore[method-assign]
+    assert engine.alive
+
+
+def test_a_dead_engine_says_so(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda *args: None)
+    engine = opened(concurrency=1)
+    running, waiting = long_request(engine), long_request(engine)
+    next(running)
+    fail_once(engine, SystemExit())
+    with pytest.raises(EngineStopped):
+        list(waiting)
+    assert list(running)[-1].finish
     wait_for(lambda: not engine.alive)
     with pytest.raises(EngineStopped):
         ask(engine)
-    handle.remove()
-    engine.close()
 
 
 def test_closing_the_engine_ends_what_runs_and_refuses_what_waits(opened: Open) -> None:
-    engine = opened()
+    engine = opened(concurrency=1)
     running, waiting = long_request(engine), long_request(engine)
     next(running)
     engine.close()
+    assert not engine.alive
+    assert list(running)[-1].finish is FinishReason.CANCELLED
     with pytest.raises(EngineStopped):
         list(waiting)
     with pytest.raises(EngineStopped):
         ask(engine)
+    engine.close()
+
+
+# --- many at once -------------------------------------------------------------------------------------------------
+def test_thousands_of_quick_requests_and_cancels_leave_nothing_behind(opened: Open) -> None:
+    engine = opened(columns=16)
+
+    def client(number: int) -> int:
+        draw, count = random.Random(number), 0
+        for _ in range(125):
+            stream = submit(
+                engine, "hay", max_tokens=draw.randint(1, 3), n=draw.choice([1, 1, 2]),
+                adapter=draw.choice(["none", "none", "none", "a", "b"]),
+            )  # fmt: skip
+            if draw.random() < 0.85:
+                stream.close()
+            else:
+                count += sum(chunk.finish is not None for chunk in stream)
+        return count
+
+    read_to_the_end = sum(in_threads(client, 16))
+    assert_all_is_free(engine)
+    stats = engine.stats()
+    assert stats.submitted == 2000
+    assert stats.finished.get(FinishReason.FAILED, 0) == 0
+    ended = sum(count for reason, count in stats.finished.items() if reason is not FinishReason.CANCELLED)
+    assert 0 < read_to_the_end <= ended
+
+
+def test_every_reader_ends_when_the_engine_is_closed_under_load(opened: Open) -> None:
+    for _ in range(5):
+        engine = opened(concurrency=2)
+        how: list[str] = []
+
+        def client(number: int, engine: Engine = engine, how: list[str] = how) -> None:
+            while True:
+                try:
+                    chunks = ask(engine, "hay", max_tokens=3, n=1 + number % 2, adapter=["none", "a"][number % 2])
+                    how.append("answered")
+                    assert [chunk.finish for chunk in chunks if chunk.finish]
+                except EngineStopped:
+                    return
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda how=how: len(how) > 5)  # type: ignore[misc]
+        engine.close()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert engine._slots.free == 2

@@ -1,0 +1,98 @@
+"""One of several predictions at once: its text streamed live, its cancellation noticed, its logs and metrics its own.
+
+Cog 0.23.1 sends what an async `run` yields only at the end. A plain generator that an async `run` returns is sent
+piece by piece, but Cog reads it on a thread of its own, outside the prediction's context, and a cancellation then
+reaches nothing but the future that asyncio.run_coroutine_threadsafe gave Cog. Both are mended here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import Future
+from contextvars import ContextVar, copy_context
+from functools import partial
+from typing import Any, Protocol, cast
+from weakref import ref
+
+from cog import CancelationException, ConcatenateIterator
+
+
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Cancellation:
+    """Set by Cog's thread, once; closes what the prediction reads from."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._source: Closable | None = None
+        self.requested = False
+
+    def request(self) -> None:
+        with self._lock:
+            self.requested, source = True, self._source
+        if source is not None:
+            source.close()
+
+    def closes(self, source: Closable) -> None:
+        """A cancellation closes `source`, also one that came before."""
+        with self._lock:
+            self._source, requested = source, self.requested
+        if requested:
+            source.close()
+
+
+_current: ContextVar[Cancellation] = ContextVar("alpaca_cancellation")
+
+
+def current_cancellation() -> Cancellation:
+    """This prediction's; outside one, or where watch_cancellations() was not called, one that nobody requests."""
+    return _current.get(None) or Cancellation()
+
+
+def watch_cancellations() -> None:
+    """Let the predictions of this process notice that they are cancelled. Call it once, in setup()."""
+    submit = asyncio.run_coroutine_threadsafe
+
+    def submit_watched(coro: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop) -> Future[Any]:
+        cancellation = Cancellation()
+        token = _current.set(cancellation)  # the task copies this context
+        try:
+            future = submit(coro, loop)
+        finally:
+            _current.reset(token)
+        future.cancel = partial(_cancel, ref(future), cancellation)  # type: ignore[method-assign]
+        return future
+
+    asyncio.run_coroutine_threadsafe = submit_watched
+
+
+def _cancel(future: ref[Future[Any]], cancellation: Cancellation) -> bool:
+    """What Cog calls. The future is weakly held: it carries this function, and a cycle would keep it alive."""
+    cancellation.request()
+    target = future()
+    return target is not None and Future.cancel(target)
+
+
+def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> ConcatenateIterator[str]:
+    """Call in the async `run`, return the result: `pieces` runs in the prediction's context, on Cog's thread."""
+    context, cancellation = copy_context(), current_cancellation()
+
+    def output() -> Iterator[str]:
+        generator = context.run(pieces, cancellation)
+        try:
+            while not cancellation.requested:
+                try:
+                    piece = context.run(next, generator)
+                except StopIteration:
+                    break
+                yield piece
+        finally:
+            context.run(generator.close)
+        if cancellation.requested:
+            raise CancelationException
+
+    return cast("ConcatenateIterator[str]", output())  # Cog streams a real generator only, no other iterator

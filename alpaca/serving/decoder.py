@@ -1,0 +1,180 @@
+"""The base's forward pass over whatever a step holds: rows that decode and chunks of prompts, side by side.
+
+It reads the weights of transformers' model and its rotary table, and computes what its forward() computes, with
+fewer and larger operations: q, k and v in one product, gate and up in another, keys and values written in place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alpaca.errors import BadBase
+from alpaca.serving.attention import Chunk, Span, attend
+from alpaca.serving.cache import KeyValueCache, head_dim
+from alpaca.serving.projection import Mix, Projection
+
+FAMILY = ("llama", "mistral", "qwen2", "qwen3")
+"""Bases with LLaMA's forward pass: norm, attention with rotary positions, norm, gated MLP."""
+FIXED_ROPE = ("default", "linear", "llama3", "yarn")
+"""Rotary tables that do not depend on how long the sequence is."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one forward pass computes. Rows beyond those in `parts` are padding."""
+
+    tokens: Tensor
+    """[rows] token ids."""
+    positions: Tensor
+    """[rows] in their sequence, from 0."""
+    slots: Tensor
+    """[written] the cache slot of each row that is not padding; these come first."""
+    parts: list[Span | Chunk]
+    wanted: Tensor
+    """[answers] rows whose next token is asked for."""
+    mix: Mix | None = None
+    head_mix: Mix | None = None
+    """The same for the rows in `wanted`, where the head itself can be adapted."""
+
+
+@dataclass
+class _Layer:
+    input_norm: Tensor
+    qkv: Projection
+    out: Projection
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    mlp_norm: Tensor
+    gate_up: Projection
+    down: Projection
+
+
+@dataclass
+class Decoder:
+    """A base ready to serve. It takes the model over: its linear layers become views of larger ones."""
+
+    model: Any
+    columns: int
+    context: int
+    layers: list[_Layer] = field(init=False)
+    projections: dict[str, tuple[Projection, int]] = field(init=False)
+    """Dotted name of every linear layer of the base → where it is computed, and as which member."""
+
+    def __post_init__(self) -> None:
+        check_family(self.model.config)
+        config, inner = self.model.config, self.model.model
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim = head_dim(config)
+        self.eps: float = config.rms_norm_eps
+        self.embedding: Tensor = inner.embed_tokens.weight
+        self.norm: Tensor = inner.norm.weight
+        self.projections = {}
+        self.layers = [self._layer(f"model.layers.{number}", layer) for number, layer in enumerate(inner.layers)]
+        tied = config.tie_word_embeddings or self.model.lm_head.weight is self.embedding
+        self.head: Tensor = self.model.lm_head.weight
+        self.head_projection = None if tied else self._projection("lm_head", self.model, ["lm_head"])
+        self.members = {projection.members for projection, _ in self.projections.values()}
+        self.cos, self.sin = self._rotary_table(inner.rotary_emb)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.embedding.dtype
+
+    def forward(self, step: Step, cache: KeyValueCache) -> Tensor:
+        """Logits [answers, vocabulary] in fp32; this step's keys and values are in the cache afterwards."""
+        x = functional.embedding(step.tokens, self.embedding)
+        turn = self.cos[step.positions, None], self.sin[step.positions, None]
+        for number, layer in enumerate(self.layers):
+            x = x + self._attention(number, layer, self._normed(x, layer.input_norm), step, turn, cache)
+            gate, up = layer.gate_up(self._normed(x, layer.mlp_norm), step.mix).chunk(2, dim=-1)
+            x = x + layer.down(functional.silu(gate) * up, step.mix)
+        x = self._normed(x[step.wanted], self.norm)
+        if self.head_projection is not None:
+            return self.head_projection(x, step.head_mix).float()
+        return functional.linear(x, self.head).float()
+
+    def _attention(
+        self, number: int, layer: _Layer, x: Tensor, step: Step, turn: tuple[Tensor, Tensor], cache: KeyValueCache
+    ) -> Tensor:
+        rows, written, turned = len(x), len(step.slots), self.heads + self.kv_heads
+        heads = layer.qkv(x, step.mix).view(rows, turned + self.kv_heads, self.head_dim)
+        queries, keys = heads[:, : self.heads], heads[:, self.heads : turned]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
+            both = rotate(torch.cat((queries, keys), 1), *turn)
+        else:
+            both = rotate(heads[:, :turned], *turn)
+        cache.write(
+            number, step.slots, step.positions[:written], both[:written, self.heads :], heads[:written, turned:]
+        )
+        found = torch.empty_like(both[:, : self.heads]) if written == rows else both.new_zeros(queries.shape)
+        scale = self.head_dim**-0.5
+        attend(both[:, : self.heads], cache.keys[number], cache.values[number], step.parts, scale, found)
+        return layer.out(found.view(rows, -1), step.mix)
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(x, weight.shape, weight, self.eps)
+
+    # --- taking the model over ------------------------------------------------------------------------------------
+    def _layer(self, name: str, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        return _Layer(
+            layer.input_layernorm.weight,
+            self._projection(f"{name}.self_attn", attention, ["q_proj", "k_proj", "v_proj"]),
+            self._projection(f"{name}.self_attn", attention, ["o_proj"]),
+            attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+            attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+            layer.post_attention_layernorm.weight,
+            self._projection(f"{name}.mlp", mlp, ["gate_proj", "up_proj"]),
+            self._projection(f"{name}.mlp", mlp, ["down_proj"]),
+        )
+
+    def _projection(self, prefix: str, module: nn.Module, names: list[str]) -> Projection:
+        projection = Projection([getattr(module, name) for name in names], self.columns)
+        for member, name in enumerate(names):
+            full = name if name == "lm_head" else f"{prefix}.{name}"
+            self.projections[full] = (projection, member)
+        return projection
+
+    def _rotary_table(self, rotary: Any) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of every position: [context, head_dim] each."""
+        positions = torch.arange(self.context, device=self.device)[None]
+        cos, sin = rotary(self.embedding[:1], positions)
+        half = self.head_dim // 2
+        sin = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        return cos[0].to(self.dtype), sin[0].to(self.dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
+    """Rotary positions (arXiv:2104.09864) as LLaMA has them: x [rows, heads, head_dim], tables [rows, 1, head_dim]."""
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
+
+
+def check_family(config: Any) -> None:
+    """Raise BadBase for a base whose forward pass is another than LLaMA's."""
+    if config.model_type not in FAMILY:
+        raise BadBase(f"the base is a {config.model_type} model: the engine serves {', '.join(FAMILY)}")
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in FIXED_ROPE:
+        raise BadBase(f"the base's rotary positions are '{kind}': the engine serves {', '.join(FIXED_ROPE)}")
+    if config.hidden_act != "silu":
+        raise BadBase(f"the base's MLP uses {config.hidden_act}: the engine serves silu")
+
+
+def longest_context(config: Any) -> int:
+    """How many tokens the base attends to."""
+    window = getattr(config, "sliding_window", None)
+    if window and getattr(config, "use_sliding_window", True):
+        return min(int(window), int(config.max_position_embeddings))
+    return int(config.max_position_embeddings)

@@ -1,0 +1,71 @@
+"""How much the engine may take: set by the operator in the environment, else from the memory there is."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpaca.errors import BadSetting
+from alpaca.serving.cache import head_dim
+from alpaca.serving.lora import PAGE
+from alpaca.serving.projection import up_dtypes
+
+COLUMNS = 256
+"""Ranks of adapters in memory together, unless memory is short: sixteen adapters of rank 16."""
+COLUMNS_SHARE = 0.1  # of the free memory
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """None leaves the choice to the base and to the free memory."""
+
+    concurrency: int = 8
+    """Answers made at the same time (MAX_CONCURRENCY)."""
+    context: int | None = None
+    """Tokens of a prompt and its answer together (MAX_CONTEXT)."""
+    columns: int | None = None
+    """Ranks of all adapters in memory together (MAX_LORA_COLUMNS)."""
+    roots: tuple[Path, ...] = ()
+    """Folders in which requests may name adapters (ADAPTER_FOLDERS, with colons between)."""
+
+    @classmethod
+    def from_environment(cls, root: Path) -> EngineLimits:
+        """`root`: the adapters' folder where ADAPTER_FOLDERS is not set. Raises BadSetting for a value that is no
+        number, or out of range."""
+        folders = os.environ.get("ADAPTER_FOLDERS", str(root))
+        return cls(
+            concurrency=_number("MAX_CONCURRENCY", 1, 256) or cls.concurrency,
+            context=_number("MAX_CONTEXT", 16, 10_000_000),
+            columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
+            roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
+        )
+
+
+def plan_columns(config: Any, dtype: torch.dtype, wanted: int | None, free: int, device: torch.device) -> int:
+    """Rank columns to set aside, a multiple of 16, and at least 16."""
+    count = wanted or min(COLUMNS, int(free * COLUMNS_SHARE) // bytes_per_column(config, dtype, device))
+    return max(PAGE, count // PAGE * PAGE)
+
+
+def bytes_per_column(config: Any, dtype: torch.dtype, device: torch.device) -> int:
+    """What one rank of every linear layer takes; see Projection for the two matrices."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * head_dim(config)
+    both = queries + 2 * config.num_key_value_heads * head_dim(config)
+    down, up = dtype.itemsize, sum(kind.itemsize for kind in up_dtypes(dtype, device))
+    layer = 3 * (hidden * down + both * up) + (queries * down + hidden * up)
+    layer += 2 * (hidden * down + 2 * inner * up) + (inner * down + hidden * up)
+    return int(layer * config.num_hidden_layers)
+
+
+def _number(name: str, low: int, high: int) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return None
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise BadSetting(f"{name} is {text!r}: it must be a whole number from {low:,} to {high:,}")
+    return int(text)

@@ -1,0 +1,187 @@
+"""The adapters in memory: a fixed number of rank columns, handed out in pages; those least recently used make room.
+
+A column is one rank of every adapted layer. An adapter of rank 16 takes 16 columns wherever pages are free. Loading
+one copies into what is there already, so shapes never change and running answers are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from alpaca.adapter import PREFIX, LoraSpec
+from alpaca.errors import BadAdapter
+from alpaca.serving.projection import Mix, Projection, up_dtypes
+
+PAGE = 16  # columns; ranks are rounded up to it
+
+
+@dataclass
+class Weights:
+    """An adapter's tensors ready to be copied in: module → (A, B scaled by alpha / r and turned, DoRA's gain)."""
+
+    rank: int
+    modules: dict[str, tuple[Tensor, Tensor, Tensor | None]]
+
+
+@dataclass(eq=False)
+class Place:
+    """Where an adapter lies. `strength` [columns] is 1 in its columns; answers in progress pin it."""
+
+    digest: str
+    pages: list[int]
+    strength: Tensor
+    width: int
+    dora: bool
+    pins: int = 0
+    last_used: int = 0
+
+
+@dataclass
+class LoraStack:
+    """Adapters beside the base's layers, by content hash."""
+
+    projections: Mapping[str, tuple[Projection, int]]
+    columns: int
+    loaded: int = 0
+    """How often an adapter was copied in."""
+    _places: dict[str, Place] = field(default_factory=dict)
+    _clock: int = 0
+
+    def check(self, name: str, spec: LoraSpec, modules: tuple[str, ...], scale: float) -> None:
+        """Raise BadAdapter for one that can't be served, whatever else is loaded."""
+        rank = max(spec.rank(module) for module in modules)
+        if _round_up(rank) > self.columns:
+            raise BadAdapter(
+                f"{name} has rank {rank}, and this server has room for {self.columns}; raise MAX_LORA_COLUMNS"
+            )
+        if spec.use_dora and scale not in (0.0, 1.0):
+            raise BadAdapter(f"{name} is a DoRA adapter: its strength can't be changed, adapter_scale must be 0 or 1")
+        for module in modules:
+            if module not in self.projections:
+                raise BadAdapter(f"{name} adapts {module}, which the engine can't adapt")
+
+    def prepare(self, spec: LoraSpec, modules: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Weights:
+        """Scale and turn an adapter's tensors. It reads the base's weights and changes nothing: safe in any thread."""
+        prepared = {}
+        for module in modules:
+            a, b = (tensors[f"{PREFIX}{module}.lora_{side}.weight"].float() for side in "AB")
+            b = b * spec.scaling(module)
+            gain = None
+            if spec.use_dora:
+                magnitude = tensors[f"{PREFIX}{module}.lora_magnitude_vector"].float()
+                gain = self._gain(module, a, b, magnitude)
+                b = b * gain.to(b.device)[:, None]
+            prepared[module] = (a, b.T.contiguous(), gain)
+        return Weights(max(spec.rank(module) for module in modules), prepared)
+
+    def find(self, digest: str) -> Place | None:
+        """Where the adapter lies, if it is loaded."""
+        return self._places.get(digest)
+
+    def put(self, digest: str, weights: Weights) -> Place | None:
+        """Copy an adapter in, or return None where answers in progress pin too many columns."""
+        pages = self._make_room(_round_up(weights.rank) // PAGE)
+        if pages is None:
+            return None
+        device = next(iter(self.projections.values()))[0].weight.device
+        columns = torch.tensor([page * PAGE + column for page in pages for column in range(PAGE)], device=device)
+        strength = torch.zeros(self.columns, device=device)
+        strength[columns] = 1.0
+        for projection in {id(p): p for p, _ in self.projections.values()}.values():
+            projection.clear(columns)
+        dora = False
+        for module, (a, b, gain) in weights.modules.items():
+            projection, member = self.projections[module]
+            projection.load(member, columns, a, b)
+            if gain is not None:
+                dora = True
+                projection.set_gain(digest, member, gain)
+        place = Place(digest, pages, strength, (max(pages) + 1) * PAGE, dora)
+        self._places[digest] = place
+        self.loaded += 1
+        return place
+
+    def pin(self, place: Place) -> None:
+        """Keep an adapter in memory until it is unpinned as often."""
+        self._clock += 1
+        place.pins += 1
+        place.last_used = self._clock
+
+    def unpin(self, place: Place) -> None:
+        place.pins -= 1
+
+    @property
+    def pinned(self) -> int:
+        """Adapters that answers in progress use."""
+        return sum(place.pins > 0 for place in list(self._places.values()))  # read from other threads too
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _make_room(self, count: int) -> list[int] | None:
+        """The lowest `count` free pages; adapters not in use are given up for them, the least recently used first."""
+        idle = sorted((p for p in self._places.values() if not p.pins), key=lambda p: p.last_used, reverse=True)
+        while len(free := self._free_pages()) < count:
+            if not idle:
+                return None
+            self._evict(idle.pop())
+        return free[:count]
+
+    def _free_pages(self) -> list[int]:
+        used = {page for place in self._places.values() for page in place.pages}
+        return [page for page in range(self.columns // PAGE) if page not in used]
+
+    def _evict(self, place: Place) -> None:
+        del self._places[place.digest]
+        if place.dora:
+            for projection, _ in self.projections.values():
+                projection.gains.pop(place.digest, None)
+
+    def _gain(self, module: str, a: Tensor, b: Tensor, magnitude: Tensor) -> Tensor:
+        """magnitude / ‖W + B·A‖, a factor for each output (arXiv:2402.09353)."""
+        projection, member = self.projections[module]
+        if not projection.dense or projection.bias is not None:
+            raise BadAdapter("a DoRA adapter needs a base in bf16 or fp32 without biases; set PRECISION, or merge it")
+        start = sum(projection.sizes[:member])
+        weight = projection.weight[start : start + projection.sizes[member]]
+        merged = weight.float() + (b @ a).to(weight.device)
+        return magnitude.to(weight.device) / torch.linalg.vector_norm(merged, dim=1)
+
+
+def _round_up(rank: int) -> int:
+    return -(-rank // PAGE) * PAGE
+
+
+User = tuple[Place | None, float, int]
+"""An adapter's place (None: the base alone), its scale, and how many tokens use it."""
+
+
+def mix(users: Sequence[User], members: set[int], dtype: torch.dtype) -> Mix | None:
+    """What the tokens of a step need, in the order of `users`; None where all of them use the base alone.
+
+    `members`: the sizes of projection there are; `dtype`: the base's.
+    """
+    width = max((place.width for place, _, _ in users if place), default=0)
+    if not width:
+        return None
+    nothing = next(place.strength.new_zeros(width) for place, _, _ in users if place)
+    rows: list[Tensor] = []
+    gains: dict[str, list[int]] = {}
+    done = 0
+    for place, scale, count in users:
+        row = nothing if place is None else place.strength[:width] * scale
+        rows.append(row.expand(count, width))
+        if place is not None and place.dora:
+            gains.setdefault(place.digest, []).extend(range(done, done + count))
+        done += count
+    strengths = torch.cat(rows)
+    strengths = strengths.to(up_dtypes(dtype, strengths.device)[0 if done == 1 else -1])
+    return Mix(
+        width,
+        {size: strengths.repeat_interleave(size, dim=1) for size in members},
+        [(torch.tensor(which, device=strengths.device), digest) for digest, which in gains.items()],
+    )

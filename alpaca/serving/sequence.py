@@ -1,0 +1,104 @@
+"""One answer in the making, and the request it belongs to."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from alpaca.serving.adapters import Adapter
+from alpaca.serving.lora import Place
+from alpaca.serving.request import GenerationRequest
+from alpaca.serving.sampling import Sampler
+from alpaca.serving.slots import Key, Slot
+from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
+from alpaca.serving.text import TextStream
+
+
+@dataclass(eq=False)
+class Job:
+    """A request that was admitted: checked, encoded, and not over until each of its answers is."""
+
+    request: GenerationRequest
+    adapter: Adapter | None
+    prompt: list[int]
+    max_tokens: int
+    stream: Stream = field(default_factory=Stream)
+    answers: list[Sequence] = field(default_factory=list)
+    submitted: float = field(default_factory=time.perf_counter)
+    over: bool = False
+    """The stream has ended."""
+
+    @property
+    def key(self) -> Key:
+        """What the keys and values of its tokens depend on, besides the tokens."""
+        return ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Answer number `index`: its tokens, how far they are computed, and what it holds while it runs."""
+
+    job: Job
+    index: int
+    sampler: Sampler
+    text: TextStream
+    eos_ids: frozenset[int]
+    tokens: list[int]
+    """The prompt and the answer so far."""
+    computed: int = 0
+    """So many of them are in the cache."""
+    slot: Slot | None = None
+    place: Place | None = None
+    started: float | None = None
+    first_token: float | None = None
+    said: int = 0
+    """Tokens of the answer; its end token is none of them."""
+    reused: int = 0
+    steps: int = 0
+    rows: int = 0
+    """Sum over its decoding steps of the answers that decoded together."""
+    finish: FinishReason | None = None
+
+    @property
+    def remaining(self) -> int:
+        """Tokens to compute before the next one can be chosen: 1 while decoding."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the whole prompt is in the cache."""
+        return self.computed >= len(self.job.prompt)
+
+    def accept(self, token: int, batch: int) -> None:
+        """Take the next token, stream its text, and note how the answer ends, if it does."""
+        if self.first_token is None:
+            self.first_token = time.perf_counter()
+        self.steps += 1
+        self.rows += batch
+        if token in self.eos_ids:
+            self.finish = FinishReason.STOP
+            return
+        self.tokens.append(token)
+        self.said += 1
+        if text := self.text.push(token):
+            self.job.stream.put(Chunk(text, self.index))
+        if self.text.stopped:
+            self.finish = FinishReason.STOP
+        elif self.said >= self.job.max_tokens:
+            self.finish = FinishReason.LENGTH
+
+    def last_chunk(self, reason: FinishReason) -> Chunk:
+        """The terminal chunk: text that was held back, and what the answer took."""
+        self.finish = reason
+        now, since = time.perf_counter(), self.job.submitted
+        usage = Usage(
+            input_tokens=len(self.job.prompt),
+            output_tokens=self.said,
+            reused_tokens=self.reused,
+            queued=(now if self.started is None else self.started) - since,
+            first_token=None if self.first_token is None else self.first_token - since,
+            total=now - since,
+            batch_size=self.rows / self.steps if self.steps else 0.0,
+            seed=self.sampler.seed,
+        )
+        return Chunk(self.text.finish(), self.index, reason, usage)

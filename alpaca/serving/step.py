@@ -1,0 +1,57 @@
+"""From the answers that take part in a step to the tensors of its forward pass."""
+
+from __future__ import annotations
+
+import torch
+
+from alpaca.serving.attention import Chunk, Span, chunk, spans
+from alpaca.serving.decoder import Decoder, Step
+from alpaca.serving.lora import User, mix
+from alpaca.serving.sequence import Sequence
+
+FREE_ROWS = 16  # up to so many rows, each number has its own compiled products; beyond, rows are padded to multiples
+
+Parts = list[tuple[Sequence, int]]
+
+
+def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
+    """The step's tensors, and `parts` in the order of their rows: decoding ones by slot, then chunks of prompts."""
+    ordered = sorted(parts, key=lambda part: (part[1] > 1, part[0].slot.number if part[0].slot else 0))
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    wanted: list[int] = []
+    for answer, count in ordered:
+        assert answer.slot is not None
+        end = answer.computed + count
+        tokens += answer.tokens[answer.computed : end]
+        positions += range(answer.computed, end)
+        slots += [answer.slot.number] * count
+        if end == len(answer.tokens):
+            wanted.append(len(tokens) - 1)
+    padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS else 0
+    device = decoder.device
+    users: list[User] = [(a.place, a.job.request.adapter_scale, count) for a, count in ordered]
+    asked: list[User] = [(a.place, a.job.request.adapter_scale, 1) for a, count in ordered if count == a.remaining]
+    step = Step(
+        torch.tensor(tokens + [0] * padding, device=device),
+        torch.tensor(positions + [0] * padding, device=device),
+        torch.tensor(slots, device=device),
+        _attention(ordered, decoder),
+        torch.tensor(wanted, dtype=torch.long, device=device),
+        mix([*users, (None, 0.0, padding)], decoder.members, decoder.dtype),
+        mix(asked, {1}, decoder.dtype) if decoder.head_projection else None,
+    )
+    return step, ordered
+
+
+def _attention(ordered: Parts, decoder: Decoder) -> list[Span | Chunk]:
+    decoding = [(a.slot.number, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
+    found: list[Span | Chunk] = [*spans(decoding, decoder.device)]
+    first = len(decoding)
+    for answer, count in ordered[len(decoding) :]:
+        assert answer.slot is not None
+        group = decoder.heads // decoder.kv_heads
+        found.append(chunk(first, count, answer.slot.number, answer.computed, group, decoder.device))
+        first += count
+    return found
