@@ -27,7 +27,7 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
     examples: list[Example] = []
     keys: set[str] = set()
     content = hashlib.sha256()
-    for number, row in _rows(path_or_hub_id):
+    for number, row in open_rows(path_or_hub_id):
         report.rows_read += 1
         example = parse_row(row, number, report)
         if example is None:
@@ -42,7 +42,8 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
     return Dataset(examples, report, content.hexdigest())
 
 
-def _rows(source: str) -> Rows:
+def open_rows(source: str) -> Rows:
+    """The numbered rows of a file or hub data set. Raises DataNotFound, UnsupportedFile or UnreadableFile."""
     path = Path(source).expanduser()
     if path.is_dir():
         files = _data_files(path)

@@ -30,20 +30,21 @@ class RepeatedField(dict[str, Any]):
 
 def parse_row(row: object, number: int, report: ReadReport) -> Example | None:
     """The row's example; None where the row is bad (faults are added to the report) or its output empty (counted)."""
-    example = _parse(row, number)
+    example = to_example(row, number)
     if not isinstance(example, Example):
         report.bad += [Fault(report.source, number, field, problem) for field, problem in example]
         return None
     if not all((turn.output or "").strip() for turn in example.turns):
         report.empty_outputs += 1
         return None
-    if _says_no_input(example.turns[0].input):
+    if says_no_input(example.turns[0].input):
         report.noinput += 1
         return Example.single(example.turns[0].instruction, "", example.turns[0].output, row=number)
     return example
 
 
-def _parse(row: object, number: int) -> Example | list[Problem]:
+def to_example(row: object, number: int) -> Example | list[Problem]:
+    """The row as it stands, blank outputs and all, or what is wrong with it."""
     if isinstance(row, Broken):
         return [("", row.problem)]
     if not isinstance(row, Mapping):
@@ -94,5 +95,6 @@ def _from_sharegpt(message: Any) -> Any:
     return {"role": SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, "content": message["value"]}
 
 
-def _says_no_input(given: str) -> bool:
+def says_no_input(given: str) -> bool:
+    """Whether an input is `<noinput>`, which Stanford's data writes where there is none."""
     return len(given) < 40 and given.strip().lower() == NO_INPUT

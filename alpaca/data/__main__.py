@@ -1,0 +1,180 @@
+"""`python -m alpaca.data FILE`: look at rows before they cost hours of training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+
+if TYPE_CHECKING:
+    from alpaca.data.check import Check
+    from alpaca.data.scan import Scan
+    from alpaca.data.yardstick import Yardstick
+
+MANY = 5000  # rows from which the look takes seconds
+EPILOG = """\
+examples:
+  python -m alpaca.data mine.jsonl                         is it fit to train, and what is odd in it?
+  python -m alpaca.data mine.jsonl --plot lengths.png      lengths as a picture too
+  python -m alpaca.data mine.jsonl --fix better.jsonl      write what can be mended
+  python -m alpaca.data mine.jsonl --preview 3             what is trained and what is masked, token by token
+
+exit status: 0 fit to train (with --fix: what was written is), 1 not fit, 2 a mistake in the command or its files
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = argparse.ArgumentParser(
+        prog="python -m alpaca.data", epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Look at rows before they cost hours of training: faults, copies, odd rows, languages, lengths.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    out.add_argument("file", metavar="FILE", help=".json, .jsonl, .csv or .parquet, or the id of a data set of the hub")
+    out.add_argument("--base_model", default="", metavar="BASE",
+                     help="as for finetune.py; without any base, lengths are characters")  # fmt: skip
+    out.add_argument("--prompt_template_name", default="auto", metavar="NAME", help="as for finetune.py")
+    out.add_argument(
+        "--cutoff_len", type=int, default=1024, metavar="TOKENS", help="as for finetune.py (default: 1024)"
+    )
+    out.add_argument("--json", default="", metavar="OUT.json", help="write everything that was found, with all rows")
+    out.add_argument("--plot", default="", metavar="OUT.png", help="draw the lengths")
+    out.add_argument("--fix", default="", metavar="OUT.jsonl", help="write the rows mended; OUT.jsonl must be new")
+    out.add_argument("--preview", type=int, metavar="N",
+                     help="show only the first N rows as tokens; HTML where the output is no terminal")  # fmt: skip
+    out.add_argument(
+        "--html", default="", metavar="OUT.html", help="write the preview there (of 3 rows, if --preview does not say)"
+    )
+    return out
+
+
+@exit_on_error
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line and look. Ends with status 1 where the rows are not fit to train on."""
+    options = parser().parse_args(arguments)
+    if options.preview is not None or options.html:
+        _preview(options)
+        return
+    targets = _targets(options)
+    from alpaca.data.check import check_rows
+    from alpaca.data.scan import scan_rows
+
+    scan = scan_rows(options.file)
+    yardstick, why_none = _yardstick(options)
+    if scan.rows_read > MANY and sys.stderr.isatty():
+        print(f"looking at {scan.rows_read} rows …", file=sys.stderr)
+    check = check_rows(scan, yardstick, why_none)
+    _print(check, yardstick, advice=not options.fix)
+    if "--plot" in targets and check.trainable:
+        from alpaca.data.histogram import draw
+
+        draw(check.lengths, options.file, targets["--plot"])
+        print(f"\nwrote {targets['--plot']}")
+    report = check.as_json()
+    fit = not check.unfit()
+    if "--fix" in targets:
+        report["fix"] = _fix(scan, targets["--fix"])
+        fit = bool(report["fix"]["rows"] and check.lengths.fitting)
+        print(f"  it is fit to train: python finetune.py --data_path {targets['--fix']}" if fit else "  nothing fits")
+    if "--json" in targets:
+        from alpaca.data.output_file import written_aside
+
+        with written_aside(targets["--json"]) as aside:
+            aside.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        print(f"\nwrote {targets['--json']}")
+    sys.exit(0 if fit else 1)
+
+
+def _targets(options: argparse.Namespace) -> dict[str, Path]:
+    """Where to write, by option, refused before any work where it can't be."""
+    from alpaca.data.output_file import output_path
+
+    given = {"--json": (options.json, ".json"), "--plot": (options.plot, ".png"), "--fix": (options.fix, ".jsonl")}
+    return {
+        option: output_path(option, name, ending, options.file, new=option == "--fix")
+        for option, (name, ending) in given.items()
+        if name
+    }
+
+
+def _yardstick(options: argparse.Namespace) -> tuple[Yardstick | None, str]:
+    """The base's tokenizer, or None with the reason; a base that was asked for must be there."""
+    from alpaca.data.yardstick import open_yardstick
+
+    try:
+        return open_yardstick(options.base_model, options.prompt_template_name, options.cutoff_len), ""
+    except BaseError as error:
+        if options.base_model or os.environ.get("BASE_MODEL"):
+            raise
+        return None, f"no tokens: {error.message.partition('. ')[0]}; name a base with --base_model"
+
+
+def _print(check: Check, yardstick: Yardstick | None, *, advice: bool) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    colour = "red" if check.unfit() else "yellow" if check.warnings else "green"
+    console.print(f"{check.scan.source}: {check.verdict()}", style=f"bold {colour}")
+    if advice:
+        console.print(check.advice())
+    for title, lines in check.sections():
+        console.print(f"\n{title}", style="bold")
+        for line in lines:
+            console.print(f"  {line}")
+    if yardstick and yardstick.note:
+        console.print(f"  {yardstick.note}")
+
+
+def _fix(scan: Scan, target: Path) -> dict[str, object]:
+    """Write the mended rows and say what was done; nothing is written where no row is left."""
+    from alpaca.data.fix import mend, write_rows
+
+    mended = mend(scan)
+    print("\nMended")
+    for line in mended.lines():
+        print(f"  {line}")
+    if mended.examples:
+        write_rows(mended.examples, target)
+        print(f"  wrote {target}: {len(mended.examples)} of {scan.rows_read} rows; {scan.source} is as it was")
+    else:
+        print(f"  no row is left, so {target} was not written")
+    return {"file": str(target), "rows": len(mended.examples), "done": mended.done}
+
+
+def _preview(options: argparse.Namespace) -> None:
+    """Show rows as tokens instead of checking them."""
+    from alpaca.data.output_file import output_path, written_aside
+
+    if others := [name for name in ("json", "plot", "fix") if getattr(options, name)]:
+        raise BadSetting(f"--preview only shows rows; leave out --{others[0]}, or run the check by itself")
+    count = 3 if options.preview is None else options.preview
+    if count < 1:
+        raise BadSetting(f"--preview is {count}: at least 1 row")
+    target = output_path("--html", options.html, ".html", options.file) if options.html else None
+    from alpaca.data.preview import encode_first, page, show
+    from alpaca.data.scan import scan_rows
+    from alpaca.data.yardstick import open_yardstick
+
+    examples = scan_rows(options.file).trainable()
+    if not examples:
+        raise NoRowsLeft(f"{options.file}: no row has anything to train on; run without --preview to see why")
+    yardstick = open_yardstick(options.base_model, options.prompt_template_name, options.cutoff_len)
+    rows, notes = encode_first(yardstick, examples, count)
+    if target is None and sys.stdout.isatty():
+        show(yardstick, rows, notes)
+    elif target is None:
+        print(page(yardstick, rows, notes, options.file), end="")
+    else:
+        with written_aside(target) as aside:
+            aside.write_text(page(yardstick, rows, notes, options.file), encoding="utf-8")
+        print(f"wrote {target}: {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Mend what can be mended without a person's judgement, and write the rest as a new file of rows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from alpaca.data.example import Example, Turn
+from alpaca.data.finding import counted
+from alpaca.data.output_file import written_aside
+from alpaca.data.scan import Scan, has_blank_output
+from alpaca.data.suspicions import CONTROL, no_input, placeholder, stripped
+
+LINE_END = re.compile("\r\n?|\x85")
+KINDS = {
+    "faulty": "dropped: faulty, see above",
+    "blank": "dropped: the question or the answer is blank",
+    "placeholder_output": "dropped: output such as N/A",
+    "exact_duplicate": "dropped: exact copy of an earlier row, as mended",
+    "no_input": "emptied: inputs that said there is none",
+    "control": "taken out: control characters, byte order marks",
+    "edges": "stripped: blanks at the beginning or end",
+    "shape": "reshaped: to {instruction, input, output} or {messages}",
+    "extra_fields": "left out: fields that training does not read",
+}
+
+
+@dataclass(slots=True)
+class Mended:
+    """The examples that are left, and the row numbers by what was done to them; a row may be in several lists."""
+
+    examples: list[Example] = field(default_factory=list)
+    done: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    def lines(self) -> list[str]:
+        """For people: what was done to how many rows, and to which."""
+        return [f"{KINDS[kind]}: {counted(rows)}" for kind, rows in self.done.items() if rows] or [
+            "nothing to mend: the rows are as they were"
+        ]
+
+
+def mend(scan: Scan) -> Mended:
+    """Clean every row and drop those that can't be trained on or say what an earlier one says."""
+    mended = Mended()
+    mended.done["faulty"] = sorted({fault.row for fault in scan.faults})
+    mended.done["shape"], mended.done["extra_fields"] = list(scan.reshaped), list(scan.with_extra_fields)
+    keys: set[str] = set()
+    for example in scan.examples:
+        clean, changes = _clean(example)
+        dropped = _why_dropped(clean, keys)
+        for kind in [dropped] if dropped else changes:
+            mended.done[kind].append(example.row)
+        if dropped is None:
+            mended.examples.append(clean)
+    kept = {example.row for example in mended.examples}
+    for kind in ("shape", "extra_fields"):
+        mended.done[kind] = [row for row in mended.done[kind] if row in kept]
+    return mended
+
+
+def write_rows(examples: Sequence[Example], target: Path) -> None:
+    """Write a .jsonl file: {instruction, input, output}, or {messages} for several turns or a system text."""
+    with written_aside(target) as aside, aside.open("w", encoding="utf-8", newline="\n") as handle:
+        for example in examples:
+            handle.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
+
+
+def _why_dropped(example: Example, keys: set[str]) -> str | None:
+    if has_blank_output(example) or not all(turn.instruction for turn in example.turns):
+        return "blank"
+    if any(placeholder(turn) for turn in example.turns):
+        return "placeholder_output"
+    key = example.key()
+    if key in keys:
+        return "exact_duplicate"
+    keys.add(key)
+    return None
+
+
+def _clean(example: Example) -> tuple[Example, list[str]]:
+    """The example as it should be, and the kinds of what was changed."""
+    changes: set[str] = set()
+
+    def clean(text: str) -> str:
+        printable = CONTROL.sub("", LINE_END.sub("\n", text))
+        changes.update(["control"] * (printable != text))
+        bare = stripped(printable)
+        changes.update(["edges"] * (bare != printable))
+        return bare
+
+    turns = []
+    for turn in example.turns:
+        made = Turn(clean(turn.instruction), clean(turn.input), clean(turn.output or ""))
+        if no_input(made):
+            made = replace(made, input="")
+            changes.add("no_input")
+        turns.append(made)
+    made_of = replace(example, turns=tuple(turns), system=clean(example.system))
+    return made_of, [kind for kind in KINDS if kind in changes]
+
+
+def _row(example: Example) -> dict[str, Any]:
+    if len(example.turns) == 1 and not example.system:
+        turn = example.turns[0]
+        return {"instruction": turn.instruction, "input": turn.input, "output": turn.output}
+    messages = [{"role": "system", "content": example.system}] if example.system else []
+    for turn in example.turns:
+        asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": turn.output or ""}]
+    return {"messages": messages}

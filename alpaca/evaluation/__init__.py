@@ -1,0 +1,1 @@
+"""Evaluation: what a fine-tune changed, for better and for worse."""
