@@ -23,11 +23,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real lint format serve predict bench clean
+.PHONY: help demo test test-unit test-real soak lint format serve predict check-data bench bench-serve clean
 
 help: ## list the targets
 	@echo "make <target>:"
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- the environment ---------------------------------------------------------------------------------------------
 
@@ -148,6 +148,9 @@ test-unit: $(SITE_DEV) ## only the quick tests
 test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
 	$(PYTEST) -m "real or server"
 
+soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
+	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
+
 lint: $(SITE_DEV) ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -156,6 +159,12 @@ lint: $(SITE_DEV) ## ruff and mypy
 format: $(SITE_DEV) ## let ruff put the code in order
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+check-data: | $(SITE) ## look at the rows before training (DATA=mine.jsonl)
+	$(PY) -m alpaca.data $(DATA)
+
+bench-serve: | $(SITE) $(BASE)/config.json ## measure the engine against transformers' generate()
+	$(PY) benchmarks/serve.py $(BENCH)
 
 bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4")
 	$(PY) benchmarks/train.py $(BENCH)

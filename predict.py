@@ -28,13 +28,14 @@ class Runner(BaseRunner):
         """
         from alpaca.serving.adapters import tuned_here
         from alpaca.serving.limits import EngineLimits
-        from alpaca.serving.loading import load_base, open_engine
+        from alpaca.serving.loading import load_base, open_engine, warm_up
 
         watch_cancellations()
         limits = EngineLimits.from_environment(ROOT)
         adapter = str(weights) if weights else tuned_here(ROOT)
         base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
         self.engine = open_engine(base, adapter, limits=limits)
+        warm_up(self.engine)
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming

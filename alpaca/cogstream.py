@@ -13,10 +13,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 from weakref import ref
-
-from cog import CancelationException, ConcatenateIterator
 
 
 class Closable(Protocol):
@@ -77,7 +75,7 @@ def _cancel(future: ref[Future[Any]], cancellation: Cancellation) -> bool:
     return target is not None and Future.cancel(target)
 
 
-def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> ConcatenateIterator[str]:
+def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> Any:
     """Call in the async `run`, return the result: `pieces` runs in the prediction's context, on Cog's thread."""
     context, cancellation = copy_context(), current_cancellation()
 
@@ -92,7 +90,5 @@ def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> 
                 yield piece
         finally:
             context.run(generator.close)
-        if cancellation.requested:
-            raise CancelationException
 
-    return cast("ConcatenateIterator[str]", output())  # Cog streams a real generator only, no other iterator
+    return output()  # Cog streams a real generator only, no other iterator

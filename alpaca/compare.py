@@ -1,8 +1,11 @@
 """Ask the base and adapters the same, and show the answers side by side.
 
     python -m alpaca.compare --adapters base lora-alpaca --prompt "Tell me something about alpacas."
+    python -m alpaca.compare --adapters base lora-a lora-b --prompts questions.txt --html answers.html
+    python -m alpaca.compare --server http://localhost:5000 --adapters none lora-a --prompts questions.txt
 
-The base is loaded once. Answers are greedy unless --temperature says otherwise, so that runs can be compared.
+The base is loaded once and answers all at the same time; with --server a running server does. Answers are greedy
+unless --temperature says otherwise, so that runs can be compared.
 """
 
 from __future__ import annotations
@@ -10,18 +13,53 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from alpaca.base import PRECISIONS
-from alpaca.errors import DataNotFound, EmptyPrompt, UnsupportedFile, exit_on_error
-from alpaca.serving.engine import BASE_ALONE, Engine
+from alpaca.comparison import Comparison
+from alpaca.data.output_file import output_path, written_aside
+from alpaca.errors import DataNotFound, EmptyPrompt, ServerFailed, UnsupportedFile, exit_on_error
 from alpaca.serving.inputs import request_from_inputs
-from alpaca.serving.limits import EngineLimits
-from alpaca.serving.loading import load_base, open_engine
-from alpaca.serving.request import GenerationRequest
+from alpaca.serving.request import BASE_ALONE, GenerationRequest
+
+if TYPE_CHECKING:
+    from alpaca.serving.engine import Engine
 
 BASE = "base"
+AT_ONCE = 8  # requests to a server; it takes no more
+BUSY_PAUSES = [0.25] * 4 + [1.0] * 600  # seconds between tries while others keep it busy
+
+
+def ask_server(url: str, requests: Sequence[dict[str, Any]]) -> list[str]:
+    """The same from a server like this project's. Raises ServerFailed with what it says of a request it refuses."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(lambda inputs: _ask_server(url, inputs), requests))
+
+
+def _ask_server(url: str, inputs: dict[str, Any]) -> str:
+    body = json.dumps({"input": inputs}).encode()
+    request = urllib.request.Request(f"{url.rstrip('/')}/predictions", body, {"Content-Type": "application/json"})
+    for pause in (*BUSY_PAUSES, None):
+        try:
+            with urllib.request.urlopen(request) as response:
+                answer = json.load(response)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code != 409 or pause is None:
+                text = error.read(2000).decode(errors="replace")
+                raise ServerFailed(f"{url} answers HTTP {error.code}: {text}") from None
+            time.sleep(pause)
+        except (OSError, ValueError) as error:
+            raise ServerFailed(f"{url} can't be asked: {error}") from None
+    if answer.get("status") != "succeeded":
+        raise ServerFailed(f"{url}: adapter {inputs.get('adapter')!r}: {answer.get('error') or answer.get('status')}")
+    return "".join(answer.get("output") or []).strip()
 
 
 def answers(engine: Engine, requests: Sequence[GenerationRequest]) -> list[str]:
@@ -51,26 +89,6 @@ def read_prompts(path: Path) -> list[tuple[str, str]]:
     return prompts
 
 
-def show(prompt: str, names: Sequence[str], answers: Sequence[str]) -> None:
-    """One table a prompt on a terminal, plain text elsewhere."""
-    if not sys.stdout.isatty():
-        print(f"\n=== {prompt}")
-        for name, text in zip(names, answers, strict=True):
-            print(f"\n--- {name}\n{text}")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(prompt, style="bold"), title_justify="left", show_lines=True, expand=True)
-    for name in names:
-        table.add_column(Text(name), ratio=1, overflow="fold")
-    table.add_row(*(Text(text) for text in answers))
-    console = Console()
-    console.print()
-    console.print(table)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m alpaca.compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
@@ -78,6 +96,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
     parser.add_argument("--prompts", type=Path, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
+    parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
+    parser.add_argument("--html", metavar="FILE", help="write a page as well")
+    parser.add_argument("--json", metavar="FILE", help="write the answers as JSON as well")
     parser.add_argument("--base_model", help="a folder, a name in weights/ or a hub id (default: $BASE_MODEL)")
     parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
     parser.add_argument("--max_tokens", type=int, default=256, help="default: %(default)s")
@@ -94,35 +115,50 @@ def main() -> None:
     prompts = [(prompt, "") for prompt in options.prompt] + (read_prompts(options.prompts) if options.prompts else [])
     if not prompts:
         raise EmptyPrompt('nothing to ask: give --prompt "…" or --prompts FILE')
-    adapters = [BASE_ALONE if name == BASE else _absolute(name) for name in options.adapters]
-    requests = [
-        request_from_inputs(
-            prompt=prompt,
-            input=more,
-            adapter=adapter,
-            max_tokens=options.max_tokens,
-            temperature=options.temperature,
-            repetition_penalty=options.repetition_penalty,
-            seed=options.seed,
-        )
+    source = str(options.prompts or "")
+    page = output_path("--html", options.html, ".html", source) if options.html else None
+    listing = output_path("--json", options.json, ".json", source) if options.json else None
+    settings = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "repetition_penalty": options.repetition_penalty,
+        "seed": options.seed,
+    }
+    asked = [
+        {"prompt": prompt, "input": more, "adapter": BASE_ALONE if name == BASE else name, **settings}
         for prompt, more in prompts
-        for adapter in adapters
+        for name in options.adapters
     ]
+    texts = ask_server(options.server, asked) if options.server else _ask_here(asked, options)
+    width = len(options.adapters)
+    rows = [texts[start : start + width] for start in range(0, len(texts), width)]
+    comparison = Comparison(options.adapters, prompts, rows)
+    comparison.show()
+    for path, content in ((page, comparison.as_html), (listing, comparison.as_json)):
+        if path is not None:
+            with written_aside(path) as aside:
+                aside.write_text(content(), encoding="utf-8")
+            _say(f"written: {path}")
+
+
+def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    from alpaca.serving.limits import EngineLimits
+    from alpaca.serving.loading import load_base, open_engine
+
+    asked = [{**inputs, "adapter": _absolute(inputs["adapter"])} for inputs in asked]
+    requests = [request_from_inputs(**inputs) for inputs in asked]
     base = load_base(options.base_model, options.precision, say=_say)
     # Whoever types the command may name any folder; the engine wants to be told which.
-    roots = tuple(Path(name).parent for name in adapters if Path(name).is_absolute())
-    engine = open_engine(base, limits=EngineLimits(roots=roots), say=_say)
+    roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
+    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=_say)
     try:
-        texts = answers(engine, requests)
+        return answers(engine, requests)
     finally:
         engine.close()
-    for number, (prompt, more) in enumerate(prompts):
-        row = texts[number * len(adapters) : (number + 1) * len(adapters)]
-        show(f"{prompt}\n{more}" if more else prompt, options.adapters, row)
 
 
 def _absolute(name: str) -> str:
-    return name if "://" in name else str(Path(name).expanduser().resolve())
+    return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
 
 
 def _say(line: str) -> None:

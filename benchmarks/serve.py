@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from alpaca.base import load_model, load_tokenizer, resolve_base  # noqa: E402
-from alpaca.serving.engine import BASE_ALONE, Engine  # noqa: E402
+from alpaca.serving.engine import Engine  # noqa: E402
 from alpaca.serving.inputs import request_from_inputs  # noqa: E402
 from alpaca.serving.limits import EngineLimits  # noqa: E402
 from alpaca.serving.loading import LoadedBase, open_engine  # noqa: E402
+from alpaca.serving.request import BASE_ALONE  # noqa: E402
 from alpaca.serving.stream import Stream  # noqa: E402
 
 PROMPTS = [
@@ -35,8 +36,10 @@ PROMPTS = [
     "Explain how a bicycle stays upright, for a child of eight years.",
     "What should one look for when buying a used car?",
 ]
-LARGER: dict[str, Any] = {"hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 24,
-          "num_key_value_heads": 8, "vocab_size": 49152, "max_position_embeddings": 4096}  # fmt: skip
+LARGER: dict[str, Any] = {
+    "hidden_size": 1536, "intermediate_size": 4096, "num_hidden_layers": 16, "num_attention_heads": 24,
+    "num_key_value_heads": 8, "vocab_size": 49152, "max_position_embeddings": 4096,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -200,8 +203,8 @@ def make_larger(folder: Path, tokenizer_of: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = load_tokenizer(tokenizer_of)
-    model = LlamaForCausalLM(LlamaConfig(**LARGER, eos_token_id=tokenizer.eos_token_id)).to(torch.bfloat16)
-    model.save_pretrained(folder)
+    model: Any = LlamaForCausalLM(LlamaConfig(**LARGER, eos_token_id=tokenizer.eos_token_id))
+    model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -30,7 +30,7 @@ from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.literal import LiteralTemplate
 from alpaca.serving.lora import LoraStack, Weights
-from alpaca.serving.request import GenerationRequest
+from alpaca.serving.request import BASE_ALONE, GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed, choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
@@ -39,8 +39,6 @@ from alpaca.serving.step import build_step
 from alpaca.serving.stream import FinishReason, Stream
 from alpaca.serving.text import TextStream
 
-BASE_ALONE = "none"
-"""The name by which a request asks for the base without any adapter."""
 PATIENCE = 120.0  # seconds a request waits for a place for its adapter while all are in use
 
 
@@ -231,6 +229,9 @@ class Engine:
 
     def _admit(self) -> None:
         """Give waiting answers slots, in their order, as long as there are any."""
+        wanted = {answer.job.adapter.digest for answer in self._waiting if answer.job.adapter}
+        for digest in [digest for digest, future in self._loading.items() if future.done() and digest not in wanted]:
+            del self._loading[digest]  # read for a request that was cancelled meanwhile
         for answer in list(self._waiting):
             if not self._slots.free:
                 return

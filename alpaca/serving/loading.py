@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
 from alpaca.serving.decoder import Decoder, longest_context
 from alpaca.serving.engine import Engine
+from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
 Say = Callable[[str], None]
@@ -96,6 +98,18 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
     say(f"adapters: room for {columns} ranks together, {columns * per_column / 1e9:.2f} GB")
     say(f"keys and values: {plan.reason}")
     return decoder, plan
+
+
+def warm_up(engine: Engine, *, say: Say = print) -> None:
+    """Answer once, so that the first client doesn't wait for what is made at first use, and faults show now."""
+    started = time.perf_counter()
+    try:
+        for _ in engine.submit(request_from_inputs(prompt="Hello", max_tokens=2, temperature=0.0)):
+            pass
+    except BaseException:
+        engine.close()
+        raise
+    say(f"warm-up: a prompt and two tokens in {time.perf_counter() - started:.2f} s")
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -42,6 +42,7 @@ class Projection:
         self.size = sum(self.sizes)
         self.dense = all(type(linear) is nn.Linear for linear in linears)
         self.gains: dict[str, Tensor] = {}
+        self._used: dict[int, tuple[Tensor, Tensor | None, dict[torch.dtype, Tensor]]] = {}
         first: Tensor = linears[0].weight  # type: ignore[assignment]
         inputs, rows = int(linears[0].in_features), columns * self.members  # type: ignore[arg-type]
         dtype = first.dtype if self.dense else torch.bfloat16
@@ -60,23 +61,32 @@ class Projection:
     def __call__(self, x: Tensor, mix: Mix | None = None) -> Tensor:
         """x [tokens, inputs] → [tokens, outputs of all members]."""
         width = mix.width * self.members if mix else 0
+        weight, bias, ups = self._used.get(width) or self._use(width)
         if self.dense:
-            used = self.size + width
-            y = functional.linear(x, self.weight[:used], None if self.bias is None else self.bias[:used])
-            low, y = y[:, self.size :], y[:, : self.size]
+            y = functional.linear(x, weight, bias)
+            if mix is None or not width:
+                return y
+            low, y = y.narrow(1, self.size, width), y.narrow(1, 0, self.size)
         else:
             y = torch.cat([linear(x) for linear in self.linears], -1) if self.members > 1 else self.linears[0](x)
-            low = functional.linear(x, self.weight[:width]) if width else y[:, :0]
-        if mix is None or not width:
-            return y
+            if mix is None or not width:
+                return y
+            low = functional.linear(x, weight)
         for rows, digest in mix.gains:
             if digest in self.gains:
                 y[rows] *= self.gains[digest]
         strengths = mix.strengths[self.members]
-        up = self.ups[strengths.dtype][:width]
+        up = ups[strengths.dtype]
         if strengths.dtype == y.dtype:
             return y.addmm_(low * strengths, up)
         return y.add_((low * strengths) @ up)
+
+    def _use(self, width: int) -> tuple[Tensor, Tensor | None, dict[torch.dtype, Tensor]]:
+        """The parts of the matrices that a step of so many columns multiplies with; kept, for slicing takes time."""
+        rows = self.size * self.dense + width
+        bias = None if self.bias is None else self.bias[:rows]
+        self._used[width] = self.weight[:rows], bias, {kind: up[:width] for kind, up in self.ups.items()}
+        return self._used[width]
 
     # --- adapters -------------------------------------------------------------------------------------------------
     def clear(self, columns: Tensor) -> None:

@@ -29,6 +29,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "n": (1, 5),
     "adapter_scale": (0.0, 4.0),
 }
+BASE_ALONE = "none"
+"""The name by which a request asks for the base without any adapter."""
 OPTIONAL = ("seed", "total_tokens")
 
 

@@ -14,6 +14,7 @@ import torch
 
 from alpaca.base import load_model, load_tokenizer
 from alpaca.cogserver import Server
+from alpaca.errors import ServerFailed
 from tests.server.over_http import events, post
 
 pytestmark = pytest.mark.server
@@ -163,6 +164,16 @@ def test_a_ninth_prediction_is_409_and_the_server_busy(served: Server) -> None:
         assert served.health()["status"] == "BUSY"
         assert post(served, {"prompt": "hay"}).status_code == 409
     wait_idle(served)
+
+
+def test_a_running_server_is_compared_with(served: Server, oracle: Any) -> None:
+    from alpaca.compare import ask_server
+
+    asked = [{"prompt": f"hay {number}", "adapter": "none", **GREEDY} for number in range(12)]
+    expected = [oracle(("user", f"hay {number}")).strip() for number in range(12)]
+    assert ask_server(served.url, asked) == expected  # more at once than it takes
+    with pytest.raises(ServerFailed, match="E4001"):
+        ask_server(served.url, [{"prompt": "hay", "adapter": "not-there"}])
 
 
 # --- bad input ----------------------------------------------------------------------------------------------------

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,18 +31,31 @@ def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(tiny_base: Path, adapter: Path) -> str:
     """What the adapter answers in this process."""
-    from alpaca.compare import answer
+    from alpaca.compare import answers
     from alpaca.serving.inputs import request_from_inputs
     from alpaca.serving.loading import load_base, open_engine
 
     engine = open_engine(load_base(str(tiny_base), "fp32"), adapter)
     try:
-        return answer(engine, request_from_inputs(**ASK))
+        return answers(engine, [request_from_inputs(**ASK)])[0]
     finally:
         engine.close()
 
 
-def text(server: Server, **more: float) -> str:
+@contextlib.contextmanager
+def file_server(folder: Path) -> Iterator[str]:
+    """Serves a folder's files over http; gives host:port."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as store:
+        thread = threading.Thread(target=store.serve_forever)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{store.server_address[1]}"
+        finally:
+            store.shutdown()
+            thread.join()
+
+
+def text(server: Server, **more: float | str) -> str:
     body = post(server, {**ASK, **more}).json()
     assert body["status"] == "succeeded", body
     return "".join(body["output"]).strip()
@@ -61,15 +77,9 @@ def test_a_zip_by_url_is_served(
     start_server: Start, tiny_base: Path, adapter: Path, expected: str, tmp_path: Path
 ) -> None:
     pack(adapter, tmp_path / "trained.zip")
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as store:
-        thread = threading.Thread(target=store.serve_forever)
-        thread.start()
-        host = f"127.0.0.1:{store.server_address[1]}"
+    with file_server(tmp_path) as host:
         url = f"http://{host}/trained.zip?signature=x"
         server = start_server(tiny_base, COG_WEIGHTS=url, ALPACA_ALLOWED_HOSTS=host)
-        store.shutdown()
-        thread.join()
     assert text(server) == expected
     server.stop()
 
@@ -106,3 +116,27 @@ def test_a_bad_adapter_fails_the_set_up_with_its_reason(
         server.wait_ready(180)
     assert code in str(caught.value)
     assert server.process.returncode is not None
+
+
+def test_adapters_named_by_requests_are_served_in_one_batch(
+    start_server: Start, tiny_base: Path, adapter: Path, expected: str, tmp_path: Path
+) -> None:
+    """A folder beside the server, an archive of it, a URL of that archive, and the base, all at the same time."""
+    archive = pack(adapter, tmp_path / "packed.zip")
+    with file_server(tmp_path) as host:
+        url = f"http://{host}/{archive.name}"
+        server = start_server(tiny_base, ADAPTER_FOLDERS=f"{adapter.parent}:{tmp_path}", ALPACA_ALLOWED_HOSTS=host)
+        named = ["mine", archive.name, url, "none"] * 2
+        with ThreadPoolExecutor(8) as pool:
+            said = list(pool.map(lambda name: text(server, adapter=name), named))
+            older = text(server, replicate_weights=url)
+    assert said[:3] == said[4:7] == [expected] * 3
+    assert said[3] == said[7] != expected
+    assert older == expected
+    server.stop()
+
+
+@pytest.mark.parametrize("name", ["other", "../secret", "/etc", "http://169.254.169.254/latest"])
+def test_what_a_request_may_not_name_is_refused(served: Server, name: str) -> None:
+    body = post(served, {**ASK, "adapter": name}).json()
+    assert body["status"] == "failed" and ("E4001" in body["error"] or "E4005" in body["error"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import html
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from alpaca import compare
+from alpaca.comparison import Comparison
 from alpaca.errors import AlpacaError, DataNotFound, UnsupportedFile
 from tests.serving.peft_adapters import make_adapter
 
@@ -77,6 +80,26 @@ def test_nothing_to_ask_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    compare.show("hay [bold]?", ["base", "mine"], ["yes [red]", "no 早"])
+    Comparison(["base", "mine"], [("hay [bold]?", "")], [["yes [red]", "no 早"]]).show()
     out = capsys.readouterr().out
     assert "hay [bold]?" in out and "yes [red]" in out and "no 早" in out and "│" in out
+
+
+def test_answers_are_written_as_json_and_as_a_page(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, answers = tmp_path / "a.html", tmp_path / "a.json"
+    options = ("--base_model", tiny_base, "--precision", "fp32", "--max_tokens", 8, "--prompt", "<b>hay & 早</b>")
+    assert run(monkeypatch, *options, "--html", page, "--json", answers) == 0
+    [row] = json.loads(answers.read_text(encoding="utf-8"))
+    assert row["prompt"] == "<b>hay & 早</b>" and [answer["name"] for answer in row["answers"]] == ["base"]
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;hay &amp; 早&lt;/b&gt;" in text and "<b>" not in text and "<script" not in text
+    assert html.escape(row["answers"][0]["text"]) in text
+
+
+def test_a_server_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--server", "http://127.0.0.1:9", "--prompt", "hay") == 2
+    assert "E1103" in (shown := capsys.readouterr().err) and "127.0.0.1:9" in shown
