@@ -41,6 +41,13 @@ def train(
         default="auto", description="A prompt template's name, chat, or auto: chat where the base has a chat template."
     ),
     skip_bad_rows: bool = Input(default=False, description="Leave out rows that can't be used, and count them."),
+    replay_ratio: Optional[float] = Input(
+        default=None,
+        ge=0,
+        le=0.9,
+        description="Share of general rows; without, 0.1 where the base has a chat template.",
+    ),
+    replay_self: bool = Input(default=False, description="Let the base answer the general prompts itself first."),
     lora_r: int = Input(default=16, ge=1, le=1024, description="Rank of the adapter."),
     lora_alpha: float = Input(default=32, ge=0.001, le=1000000, description="The adapter's scale is this over lora_r."),
     lora_dropout: float = Input(default=0.0, ge=0, le=0.99, description="Dropout before the adapter."),
@@ -53,6 +60,9 @@ def train(
     gradient_checkpointing: bool = Input(default=False, description="Less memory for a third more time."),
     early_stopping_patience: Optional[int] = Input(
         default=None, ge=1, description="Stop after so many evaluations without a better validation loss."
+    ),
+    report_budget: float = Input(
+        default=0.05, ge=0, le=1, description="Time for the report, as a share of the training's; 0 leaves it out."
     ),
     seed: int = Input(default=42, ge=0, le=4294967295, description="The same seed and data give the same adapter."),
 ) -> TrainingOutput:

@@ -21,7 +21,6 @@ class MicroBatch:
     bounds: list[int]  # where the examples begin and end: [0, …, n]
     label_positions: Tensor  # [m], the positions whose next token is trained
     targets: Tensor  # [m]
-    rows: list[int]  # the examples' row numbers in their file, for messages
 
     def inputs(self, device: torch.device) -> dict[str, object]:
         """What PackedModel.forward takes, on `device`."""
@@ -56,7 +55,6 @@ def collate(pack: Pack, examples: Sequence[Encoded]) -> MicroBatch:
         bounds,
         torch.tensor(label_positions, dtype=torch.long),
         torch.tensor([ids[position + 1] for position in label_positions], dtype=torch.long),
-        [examples[index].row for index in pack],
     )
 
 

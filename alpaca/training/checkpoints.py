@@ -46,7 +46,7 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
             f"{checkpoint} lacks {', '.join(lacking)}: training can't go on exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
-    run = _read_run(checkpoint)
+    run = read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
     if differing:
@@ -57,7 +57,8 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     return checkpoint
 
 
-def _read_run(checkpoint: Path) -> dict[str, Any]:
+def read_run(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run. Raises BadCheckpoint."""
     try:
         run = json.loads((checkpoint / RUN_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
@@ -86,4 +87,6 @@ def set_aside(output_dir: Path) -> Path | None:
 def clear_leftovers(output_dir: Path) -> None:
     """Remove what a killed process had half written."""
     for path in output_dir.glob(".saving-*"):
+        if path.is_file():
+            path.unlink()
         shutil.rmtree(path, ignore_errors=True)

@@ -42,6 +42,12 @@ class FinetuneConfig:
     )
     skip_bad_rows: bool = _option(False, "count rows that can't be used and go on, instead of refusing the file")
 
+    replay_path: str = _option("data/general.jsonl", "general rows that are mixed in, so that less is forgotten")
+    replay_ratio: float | None = _option(
+        None, "share of them among the rows of an epoch; none: 0.1 where the base has a chat template, else 0"
+    )
+    replay_self: bool = _option(False, "let the base answer the general prompts itself, and replay its own answers")
+
     lora_r: int = _option(16, "rank of the adapter")
     lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r")
     lora_dropout: float = _option(0.0, "dropout before the adapter; above 0 training is slower and takes more memory")
@@ -58,6 +64,9 @@ class FinetuneConfig:
     early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a better loss")
     resume_from_checkpoint: str = _option("", "a checkpoint folder, or auto: the last one in output_dir, if any")
     report_to: str = _option("none", "none, tensorboard or wandb")
+    report_budget: float = _option(
+        0.05, "time that the report on what was learned and forgotten may take, as a share of the training's; 0: none"
+    )
     seed: int = _option(42, "the same seed, data and settings give the same adapter")
     dry_run: bool = _option(False, "print what would be trained, how long it would take and with what memory; stop")
 
@@ -91,7 +100,7 @@ class FinetuneConfig:
             "micro_batch_tokens": (16, 4_194_304), "learning_rate": (1e-9, 1), "warmup_ratio": (0, 1),
             "cutoff_len": (8, 1_048_576), "val_set_size": (0, 10**9), "lora_r": (1, 1024), "lora_alpha": (1e-3, 1e6),
             "lora_dropout": (0, 0.99), "eval_steps": (1, 10**9), "early_stopping_patience": (1, 10**6),
-            "seed": (0, 2**32 - 1),
+            "seed": (0, 2**32 - 1), "replay_ratio": (0, 0.9), "report_budget": (0, 1),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)

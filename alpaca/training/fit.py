@@ -18,21 +18,30 @@ from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_as
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.layers import lean_lora, make_lean
 from alpaca.training.model import PackedModel
-from alpaca.training.plan import PROCESSES, Plan
+from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
+from alpaca.training.plan import PROCESSES, Plan, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
 from alpaca.training.screen import Say, clock, is_main_process
 from alpaca.training.trainer import PackedTrainer
+from alpaca.training.trial import try_largest
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
     """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
     checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity())
+    kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
     _make_room(output, checkpoint, say)
     started = time.monotonic()
+    if plan.replays_itself:
+        if kept is not None:
+            write_answers(kept[0], plan.config.output_dir)
+        plan = with_own_answers(plan, *(kept or answer_replay(plan, say)))
+        say_replay_and_steps(plan, say)
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
+    try_largest(trainer, plan.steps, say)
     before = _loss_of_the_base(trainer, say)
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
@@ -45,7 +54,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     if before is not None and after is not None:
         say(f"loss        {before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows")
     say(f"done        {output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak")
-    return Finetuned(output, before, after, trainer.state.global_step)
+    return Finetuned(output, before, after, trainer.state.global_step, outcome.seconds)
 
 
 def build_model(plan: Plan) -> PackedModel:
@@ -92,7 +101,8 @@ def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
     trainer = PackedTrainer(
         model,
         training_arguments(plan),
-        examples=plan.train.examples,
+        examples=plan.examples,
+        row_names=row_names(plan),
         steps=plan.steps,
         steps_per_epoch=plan.steps_per_epoch,
         validation=plan.validation.examples,
@@ -102,6 +112,12 @@ def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def row_names(plan: Plan) -> list[str]:
+    """How messages call the examples that the steps' indices mean: by their row, and those for replay as such."""
+    replayed = plan.replay.encoded if plan.replay else []
+    return [*(str(e.row) for e in plan.train.examples), *(f"{e.row} for replay" for e in replayed)]
 
 
 def training_arguments(plan: Plan) -> TrainingArguments:
@@ -168,7 +184,7 @@ def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
 
 
 def _history(trainer: PackedTrainer) -> list[dict[str, float]]:
-    """Losses, learning rates and speed by step, those before a resumption included."""
+    """Losses, learning rates, tokens, speed and memory by step, those before a resumption included."""
     return [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
 
 

@@ -15,24 +15,36 @@ import torch
 from tqdm import tqdm
 
 from alpaca.adapter import LoraSpec
-from alpaca.base import Choice, choose_precision, fingerprint, load_tokenizer, pick_device, read_config, resolve_base
+from alpaca.base import (
+    Choice,
+    choose_precision,
+    fingerprint,
+    free_memory,
+    load_tokenizer,
+    pick_device,
+    read_config,
+    resolve_base,
+)
 from alpaca.data.example import Example
 from alpaca.data.reader import read_examples
 from alpaca.data.report import ReadReport
 from alpaca.data.split import Split, split
 from alpaca.errors import BadSetting, NoRowsLeft
-from alpaca.examples import EncodedSet, encode_examples, plain_preview, preview
+from alpaca.examples import Encoded, EncodedSet, encode_examples, plain_preview, preview
 from alpaca.packing import Pack, Step, fill_packs, plan_steps
 from alpaca.prompts import Template, load_template
 from alpaca.training import preflight
 from alpaca.training.attention import choose_attention
 from alpaca.training.batch import label_count
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.screen import Say
+from alpaca.training.memory import LESS, memory_now
+from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
+from alpaca.training.screen import Say, clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+REPORT_SECONDS = 60.0  # what a report gets at least, however short the training is
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -59,10 +71,18 @@ class Plan:
     attention: tuple[str, str]
     budget: tuple[int, str]
     learning_rate: tuple[float, str]
+    replay_ratio: tuple[float, str]
+    replay: Replay | None  # None without replay
+
+    @property
+    def examples(self) -> list[Encoded]:
+        """What the steps' indices mean: the training rows, then those for replay."""
+        return [*self.train.examples, *(self.replay.encoded if self.replay else [])]
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.train.examples) // self.config.batch_size)
+        rows = len(self.train.examples) + (self.replay.per_epoch if self.replay else 0)
+        return -(-rows // self.config.batch_size)
 
     @property
     def eval_steps(self) -> int:
@@ -76,11 +96,20 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
-        free |= {"add_eos_token", "group_by_length"}
+        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": PROCESSES}
-        return {"base": self.fingerprint, "data": self.data_sha256, "template": self.template.card(), **settings}
+        settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
+        identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256}
+        identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
+        if self.replay is not None and self.replay.answered is not None:
+            identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
+        return identity | settings
+
+    @property
+    def replays_itself(self) -> bool:
+        return self.config.replay_self and self.replay is not None
 
 
 def make_plan(config: FinetuneConfig, say: Say) -> Plan:
@@ -118,23 +147,54 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
             f"none of the {len(parts.train)} training rows fits in cutoff_len {cutoff}: raise --cutoff_len"
         )
 
+    ratio = choose_ratio(config, bool(getattr(tokenizer, "chat_template", None)))
+    replay = None
+    if ratio[0]:
+        source, rows = read_replay(config, {example.key() for example in parts.validation})
+        encoded = _encode(tokenizer, template, rows, cutoff, config.train_on_inputs).examples
+        replay = plan_replay(
+            source, rows, encoded, ratio=ratio[0], train_rows=len(train.examples), config=config
+        )  # fmt: skip
     budget = preflight.token_budget(config.micro_batch_tokens, cutoff, device)
-    lengths = [len(example) for example in train.examples]
-    steps = plan_steps(
-        lengths, [label_count(example) for example in train.examples], batch_size=config.batch_size, budget=budget[0],
-        num_epochs=config.num_epochs, seed=config.seed, most=config.micro_batch_size, processes=PROCESSES,
-    )  # fmt: skip
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, dataset.report, dataset.sha256,
-        parts, train, validation, steps, _validation_packs(validation, budget[0]), _spec(config, base), device,
-        precision, attention, budget, _learning_rate(config, base),
+        parts, train, validation, _steps(config, train, replay, budget[0]), _validation_packs(validation, budget[0]),
+        _spec(config, base), device, precision, attention, budget, _learning_rate(config, base), ratio, replay,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
 
 
+def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Plan:
+    """The plan with the base's own answers as its rows for replay."""
+    assert plan.replay is not None
+    config, cutoff = plan.config, plan.train.report.cutoff_len
+    encoded = _encode(plan.tokenizer, plan.template, rows, cutoff, config.train_on_inputs).examples
+    replay = plan_replay(
+        plan.replay.source, rows, encoded, ratio=plan.replay.ratio, train_rows=len(plan.train.examples), config=config
+    )
+    replay = dataclasses.replace(replay, sha256=plan.replay.sha256, answered=answered)
+    return dataclasses.replace(plan, replay=replay, steps=_steps(config, plan.train, replay, plan.budget[0]))
+
+
+def _steps(config: FinetuneConfig, train: EncodedSet, replay: Replay | None, budget: int) -> list[Step]:
+    how: Any = {
+        "batch_size": config.batch_size, "budget": budget, "num_epochs": config.num_epochs, "seed": config.seed,
+        "most": config.micro_batch_size, "processes": PROCESSES,
+    }  # fmt: skip
+    if replay is not None:
+        return mixed_steps(train.examples, replay, **how)
+    lengths = [len(example) for example in train.examples]
+    return plan_steps(lengths, [label_count(example) for example in train.examples], **how)
+
+
 def _check_surroundings(config: FinetuneConfig) -> None:
     """Refuse at once what would otherwise fail after the data was read or the base was loaded."""
+    if config.replay_self and PROCESSES > 1:
+        raise BadSetting(
+            "replay_self takes one process. Let one train a little with it (--num_epochs 0.001 --replay_self), then "
+            "give the replay.jsonl in its output_dir as --replay_path"
+        )
     if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
         raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
     output = Path(config.output_dir)
@@ -144,26 +204,51 @@ def _check_surroundings(config: FinetuneConfig) -> None:
 
 
 def _say_plan(plan: Plan, say: Say) -> None:
+    say_replay_and_steps(plan, say)
     packs = sum(len(rank) for step in plan.steps for rank in step.packs)
     tokens = sum(step.tokens for step in plan.steps)
     fill = tokens / max(1, packs * plan.budget[0])
     say(f"packing     micro-batches of up to {plan.budget[0]} tokens ({plan.budget[1]}), {fill:.0%} full, no padding")
+    say(f"rate        {plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0")
+    count = preflight.trainable_parameters(plan.base, plan.spec)
+    names = ", ".join(plan.spec.target_modules)
+    say(f"adapter     {count:,} parameters to train: rank {plan.spec.r} on {names}")
+    expected, free = estimate(plan), free_memory(plan.device)
+    say(f"estimate    {expected.line()}")
+    if expected.memory > free + memory_now(plan.device):
+        say(f"warning     only {free / 1e9:.1f} GB are free. {LESS}")
+    if plan.config.report_budget:
+        most = max(REPORT_SECONDS, plan.config.report_budget * expected.seconds)
+        say(f"report      up to {clock(most)} after the training; --report_budget 0 leaves it out")
+
+
+def say_replay_and_steps(plan: Plan, say: Say) -> None:
+    """What the base's own answers may change: the rows for replay, and the steps."""
+    for line in _replay_lines(plan):
+        say(f"replay      {line}")
     over = f" over {PROCESSES} processes" if PROCESSES > 1 else ""
     say(
         f"steps       {len(plan.steps)} of {plan.config.batch_size} examples{over}: {plan.config.num_epochs:g} epochs "
         f"of {plan.steps_per_epoch}; warm-up {plan.warmup_steps}; evaluation and checkpoint every {plan.eval_steps}"
     )
-    say(f"rate        {plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0")
-    count = preflight.trainable_parameters(plan.base, plan.spec)
-    names = ", ".join(plan.spec.target_modules)
-    say(f"adapter     {count:,} parameters to train: rank {plan.spec.r} on {names}")
-    say(f"estimate    {estimate(plan).line()}")
+
+
+def _replay_lines(plan: Plan) -> list[str]:
+    ratio, reason = plan.replay_ratio
+    if plan.replay is None:
+        return [f"none: replay_ratio {ratio:g} ({reason})"]
+    lines = [plan.replay.line(len(plan.train.examples)), f"replay_ratio {ratio:g} ({reason}); 0 turns it off"]
+    if plan.replays_itself and plan.replay.answered is None:
+        lines.append("before training the base answers these rows itself; below, the set's own answers stand for them")
+    return lines
 
 
 def estimate(plan: Plan) -> preflight.Estimate:
     """The expected memory and time of the run."""
+    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(PROCESSES)]
+    largest = max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
     return preflight.estimate(
-        plan.base, plan.spec, plan.steps, budget=plan.budget[0], precision=plan.precision.precision,
+        plan.base, plan.spec, plan.steps, largest=largest, precision=plan.precision.precision,
         device=plan.device, checkpointing=plan.config.gradient_checkpointing,
     )  # fmt: skip
 

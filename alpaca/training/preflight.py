@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ import torch
 from alpaca.adapter import LoraSpec
 from alpaca.base import BYTES_PER_WEIGHT, count_weights, read_config, tensor_entries
 from alpaca.errors import BadSetting
-from alpaca.packing import Step
+from alpaca.examples import Encoded
+from alpaca.packing import Pack, Step
 from alpaca.training.loss import CHUNK_LOGITS
 from alpaca.training.screen import clock
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
 CPU_BUDGET, GPU_BUDGET = 1024, 8192
-FIXED_BYTES = 1.05e9  # on a CPU: Python, torch, transformers, and what matrix products keep beside their results
-SPREAD = 1.4  # what passes through memory beside the activations that are kept, as a factor on these; measured on a CPU
+FIXED_BYTES = 0.75e9  # on a CPU: Python, torch, transformers, and what matrix products keep beside their results
+GPU_SPREAD = 1.4  # what passes through memory beside the activations that are kept, as a factor on these
+# On a CPU the C library's heap wears: micro-batches differ in size, and the holes that one leaves do not fit the next.
+# So the factor grows with the logarithm of their number, measured up to 200 of them.
+CPU_SPREAD, CPU_WEAR, WORN_AFTER = 0.9, 0.36, 200
 BUSY = 0.4  # share of a plain matrix product's rate that a training step reaches, as measured on a CPU
 
 
@@ -73,6 +78,13 @@ def trainable_parameters(base: Path, spec: LoraSpec) -> int:
     )
 
 
+def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: int = 0) -> Pack:
+    """The pack with the most tokens among those of a process; of equal ones, that with the longest example."""
+    packs = {pack for step in steps for pack in step.packs[process]}
+    lengths = {pack: [len(examples[index]) for index in pack] for pack in packs}
+    return max(packs, key=lambda pack: (sum(lengths[pack]), max(lengths[pack], default=0), pack))
+
+
 @dataclass(frozen=True)
 class Estimate:
     """Peak memory in bytes and time in seconds that a run is expected to take, and the arithmetic in words."""
@@ -90,13 +102,13 @@ def estimate(
     spec: LoraSpec,
     steps: Sequence[Step],
     *,
-    budget: int,
+    largest: int,
     precision: str,
     device: torch.device,
     checkpointing: bool,
 ) -> Estimate:
-    """Estimate a run. FLOP: 4 per matrix weight and token (forward, and backward through a frozen base), 6 with
-    activations computed again; the head counts for labelled tokens only."""
+    """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
+    backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
     config = read_config(base)
     weights = count_weights(base)
     head = config["vocab_size"] * config["hidden_size"]
@@ -107,12 +119,20 @@ def estimate(
     memory = (
         weights * BYTES_PER_WEIGHT[precision]
         + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
-        + budget * activation_bytes(config, precision, checkpointing) * SPREAD
+        + largest * activation_bytes(config, precision, checkpointing) * spread(steps, device)
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
     note = f"{flop / 1e12:.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
     return Estimate(memory, flop / (rate * BUSY), note)
+
+
+def spread(steps: Sequence[Step], device: torch.device) -> float:
+    """Bytes that the largest micro-batch comes to, as a factor on what is kept of it for the backward pass."""
+    if device.type != "cpu":
+        return GPU_SPREAD
+    packs = sum(len(step.packs[0]) for step in steps)
+    return CPU_SPREAD + CPU_WEAR * math.log(max(1, min(packs, WORN_AFTER)))
 
 
 def activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:

@@ -45,6 +45,7 @@ class Finetuned:
     loss_before: float | None
     loss_after: float | None
     steps: int
+    seconds: float
 
 
 def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say) -> None:
@@ -133,8 +134,10 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         "truncated": report.truncated,
         "dropped": len(report.dropped_too_long) + len(report.dropped_no_label),
         "tokens_trained_on": sum(step.tokens for step in plan.steps),
+        "replay": plan.replay.card(len(plan.train.examples)) if plan.replay else None,
     }
-    settings = {k: v for k, v in plan.identity().items() if k not in ("base", "data", "template", "dry_run")}
+    elsewhere = ("base", "data", "template", "replay", "replay_answers")
+    settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
     return Card(
         base_model=plan.base_name,
         base_fingerprint=plan.fingerprint,
@@ -170,6 +173,8 @@ def model_card(plan: Plan, card: Card) -> str:
     result = "No rows were held out, so nothing is known about how well it answers."
     if before is not None and after is not None:
         result = f"Loss on {card.data['validation']} held-out rows: {before:.4f} before, {after:.4f} after."
+    replay = card.data["replay"]
+    mixed = f", with {replay['rows_per_epoch']} of `{replay['source']}` in each epoch," if replay else ""
     return f"""---
 base_model: {card.base_model}
 library_name: peft
@@ -178,8 +183,8 @@ tags: [lora, instruction-tuning]
 
 # A LoRA adapter for {card.base_model}
 
-Trained on {card.data["train"]} rows of `{card.data["source"]}` with the prompt template `{plan.template.name}`: rank
-{plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.run["steps"]} steps. {result}
+Trained on {card.data["train"]} rows of `{card.data["source"]}`{mixed} with the prompt template
+`{plan.template.name}`: rank {plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.run["steps"]} steps. {result}
 
 `{CARD}` beside this file holds the template in full, every setting, the versions and the counts. Load it with PEFT:
 

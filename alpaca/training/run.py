@@ -1,12 +1,17 @@
-"""A fine-tune from settings to a verified adapter folder; a dry run stops before anything heavy is imported."""
+"""A fine-tune from settings to a verified adapter folder with its report; a dry run stops before anything heavy is
+imported."""
 
 from __future__ import annotations
 
+import gc
+import sys
+import traceback
 from typing import TYPE_CHECKING
 
+from alpaca.errors import AlpacaError
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.plan import make_plan, show_examples
-from alpaca.training.screen import Say, say_on_main
+from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
+from alpaca.training.screen import Say, is_main_process, say_on_main
 
 if TYPE_CHECKING:
     from alpaca.training.result import Finetuned
@@ -21,4 +26,31 @@ def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None
         return None
     from alpaca.training.fit import train
 
-    return train(plan, say)
+    finetuned = train(plan, say)
+    if config.report_budget and is_main_process():
+        report(plan, finetuned, say)
+    return finetuned
+
+
+def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
+    """Write the report into the adapter's folder. Should it fail, the adapter is finished all the same: it is said."""
+    gc.collect()  # the trainer and its model hold each other
+    if plan.device.type == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+    try:
+        from alpaca.evaluation.report import write_report
+
+        write_report(
+            finetuned.adapter, plan.base, precision=plan.precision.precision,
+            budget_seconds=max(REPORT_SECONDS, plan.config.report_budget * finetuned.seconds),
+            data_path=plan.config.data_path, say=say,
+        )  # fmt: skip
+    except Exception as error:
+        if not isinstance(error, AlpacaError):
+            traceback.print_exception(error, file=sys.stderr)
+        reason = str(error) if isinstance(error, AlpacaError) else f"{type(error).__name__}: {error}"
+        say(f"warning     there is no report: {reason}")
+        again = f"python -m alpaca.evaluation --adapter {finetuned.adapter}"
+        say(f"warning     the adapter is complete; for a report: {again}")

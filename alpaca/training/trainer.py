@@ -29,10 +29,12 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from alpaca.adapter import WEIGHTS
-from alpaca.errors import NonFiniteLoss, OutOfMemory
+from alpaca.base import peak_memory
+from alpaca.errors import NonFiniteLoss
 from alpaca.examples import Encoded
 from alpaca.packing import Pack, Step
-from alpaca.training.batch import MicroBatch, collate
+from alpaca.training.batch import collate
+from alpaca.training.memory import explain_memory, memory_now
 from alpaca.training.model import PackedModel
 
 RUN_FILE = "run.json"
@@ -47,6 +49,7 @@ class PackedTrainer(Trainer):
         args: TrainingArguments,
         *,
         examples: Sequence[Encoded],
+        row_names: Sequence[str],
         steps: Sequence[Step],
         steps_per_epoch: int,
         validation: Sequence[Encoded],
@@ -58,7 +61,7 @@ class PackedTrainer(Trainer):
             model=model, args=args, train_dataset=steps, eval_dataset=validation or None, callbacks=callbacks
         )  # fmt: skip
         self.packed = model
-        self.examples, self.steps_per_epoch = examples, steps_per_epoch
+        self.examples, self.row_names, self.steps_per_epoch = examples, row_names, steps_per_epoch
         self.validation, self.validation_packs = validation, validation_packs
         self.run = run
         self.last_loaded: Path | None = None
@@ -82,9 +85,10 @@ class PackedTrainer(Trainer):
         total = torch.zeros((), device=self.args.device)
         for number, pack in enumerate(packs):
             batch = collate(pack, self.examples)
-            with self._gradients_stay_here(model, last=number == len(packs) - 1), _explain_memory(batch):
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(batch.bounds[-1]):
                 loss = model(**batch.inputs(self.args.device))
-                self._check_finite(loss, batch, f"the loss became {{}} at step {self.state.global_step + 1}")
+                rows = [self.row_names[index] for index in pack]
+                self._check_finite(loss, rows, f"the loss became {{}} at step {self.state.global_step + 1}")
                 self.accelerator.backward(loss * weight)
             total += loss.detach()
         self.tokens_since_log += step.tokens
@@ -96,12 +100,11 @@ class PackedTrainer(Trainer):
     def _gradients_stay_here(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
-    def _check_finite(self, loss: Tensor, batch: MicroBatch, what: str) -> None:
+    def _check_finite(self, loss: Tensor, rows: Sequence[str], what: str) -> None:
         if not torch.isfinite(loss):
-            rows = ", ".join(map(str, batch.rows))
             raise NonFiniteLoss(
-                f"{what.format(loss.item())}, in the micro-batch of rows {rows}. Nothing came of that step. Look "
-                "at those rows, lower --learning_rate, or try --quantization fp32"
+                f"{what.format(loss.item())}, in the micro-batch of rows {', '.join(rows)}. Nothing came of that step. "
+                "Look at those rows, lower --learning_rate, or try --quantization fp32"
             )
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
@@ -137,7 +140,8 @@ class PackedTrainer(Trainer):
         for pack in self.validation_packs[self.args.process_index :: self.args.world_size]:
             batch = collate(pack, self.validation)
             loss = self.model_wrapped(**batch.inputs(self.args.device))
-            self._check_finite(loss, batch, f"the validation loss became {{}} after step {self.state.global_step}")
+            rows = [str(self.validation[index].row) for index in pack]
+            self._check_finite(loss, rows, f"the validation loss became {{}} after step {self.state.global_step}")
             sums += torch.tensor([loss.item(), len(batch.targets)])
         self.model_wrapped.train()
         if self.args.world_size > 1:
@@ -146,10 +150,12 @@ class PackedTrainer(Trainer):
 
     # --- log ------------------------------------------------------------------------------------------------------
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add tokens per second, and the epoch in terms of the data rather than of the flat list of steps."""
+        """Add tokens, speed and memory in bytes; and the epoch is the data's, not that of the flat list of steps."""
         self.state.epoch = self.state.global_step / self.steps_per_epoch
         if "loss" in logs:
             now = time.monotonic()
+            logs["tokens"] = self.tokens_since_log
+            logs["memory"], logs["memory_now"] = peak_memory(self.args.device), memory_now(self.args.device)
             logs["tokens_per_second"] = round(self.tokens_since_log / max(1e-9, now - self.time_of_log), 1)
             self.tokens_since_log, self.time_of_log = 0, now
         super().log(logs, None)
@@ -229,14 +235,3 @@ def rate_factor(step: int, warmup: int, total: int) -> float:
 
 def _only(items: list[Step]) -> Step:
     return items[0]
-
-
-@contextlib.contextmanager
-def _explain_memory(batch: MicroBatch) -> Any:
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise OutOfMemory(
-            f"out of memory in a micro-batch of {batch.bounds[-1]} tokens. Lower --micro_batch_tokens or --cutoff_len, "
-            "add --gradient_checkpointing, or hold the base in --quantization nf4. Checkpoints so far are kept"
-        ) from error

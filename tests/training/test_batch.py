@@ -14,7 +14,6 @@ def test_examples_lie_end_to_end_with_positions_and_labels_of_their_own() -> Non
     assert batch.bounds == [0, 5, 9]
     assert batch.label_positions.tolist() == [0, 3, 6, 7]
     assert batch.targets.tolist() == [10, 13, 7, 8]
-    assert batch.rows == [12, 11]
     assert [label_count(example) for example in examples] == [2, 2]
 
 
@@ -29,4 +28,4 @@ def test_the_first_token_of_an_example_is_nobody_s_target() -> None:
 def test_an_idle_pack_has_tokens_and_no_labels() -> None:
     batch = collate((), [])
     assert batch.input_ids.shape == (1, 2)
-    assert (batch.bounds, len(batch.targets), batch.rows) == ([0, 2], 0, [])
+    assert (batch.bounds, len(batch.targets)) == ([0, 2], 0)

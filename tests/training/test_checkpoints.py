@@ -30,6 +30,7 @@ from tests.training.runs import (
     write_rows,
 )
 
+MEASURED = {"tokens_per_second", "memory", "memory_now"}  # of the machine, not of the run
 # A large rank makes saving take long enough to be met in the middle.
 LONG: dict[str, Any] = {"num_epochs": 3, "lora_r": 128, "learning_rate": 1e-3}
 
@@ -44,10 +45,10 @@ def there(name: str) -> Callable[[Path], bool]:
 
 
 def logged(config: FinetuneConfig) -> list[dict[str, Any]]:
-    """What the last checkpoint's log says of each step, times left out."""
+    """What the last checkpoint's log says of each step, times and memory left out."""
     last = checkpoints_in(Path(config.output_dir))[-1]
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
-    return [{k: v for k, v in entry.items() if k != "tokens_per_second"} for entry in history]
+    return [{k: v for k, v in entry.items() if k not in MEASURED} for entry in history]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: P
     output = tmp_path / "out"
     options = settings(tiny_base, rows, output, **LONG)
     names = ("base_model", "data_path", "output_dir", "quantization", "num_epochs", "batch_size", "lora_r",
-             "lora_alpha", "learning_rate", "val_set_size", "eval_steps")  # fmt: skip
+             "lora_alpha", "learning_rate", "val_set_size", "eval_steps", "replay_ratio", "report_budget")  # fmt: skip
     arguments = [f"--{name}={getattr(options, name)}" for name in names]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "finetune.py"), *arguments], stdout=subprocess.DEVNULL, env=environment()

@@ -32,6 +32,8 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("lora_dropout", [0, 0.99], [-0.1, 1, "nan"]),
     ("eval_steps", [1], [0, -1]),
     ("early_stopping_patience", [1], [0, -1]),
+    ("replay_ratio", [0, 0.1, "0.9"], [-0.1, 0.91, 1, "nan", "some"]),
+    ("report_budget", [0, 0.05, 1], [-0.1, 1.1, "nan"]),
     ("seed", [0, 2**32 - 1], [-1, 2**32, 1.5]),
 ]
 

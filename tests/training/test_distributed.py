@@ -16,7 +16,8 @@ from tests.conftest import ROOT
 from tests.training.runs import environment, leftovers, make_rows, settings, train, write_rows
 
 # Nine rows in steps of four: the last step of each epoch is one example, fewer than there are processes.
-CHANGES: dict[str, Any] = {"batch_size": 4, "num_epochs": 2, "val_set_size": 3, "learning_rate": 1e-3, "eval_steps": 3}
+CHANGES: dict[str, Any] = {"batch_size": 4, "num_epochs": 2, "val_set_size": 3, "learning_rate": 1e-3, "eval_steps": 3,
+                           "replay_ratio": 0.2, "report_budget": 0}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

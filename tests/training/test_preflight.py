@@ -93,16 +93,18 @@ def test_a_cutoff_beyond_the_base_s_positions_is_lowered_aloud(tiny_base: Path, 
 
 # --- the estimate -------------------------------------------------------------------------------------------------
 def estimate(base: Path, **changes: Any) -> preflight.Estimate:
-    given: dict[str, Any] = {"budget": 1024, "precision": "fp32", "device": CPU, "checkpointing": False}
+    given: dict[str, Any] = {"largest": 1024, "precision": "fp32", "device": CPU, "checkpointing": False}
     steps = plan_steps([100] * 64, [50] * 64, batch_size=16, budget=1024, num_epochs=1, seed=0)
     return preflight.estimate(base, LoraSpec(8, 16, ("q_proj",)), steps, **(given | changes))
 
 
-def test_memory_grows_with_the_budget_and_shrinks_with_the_precision_and_checkpointing(tiny_base: Path) -> None:
+def test_memory_grows_with_the_largest_micro_batch_and_shrinks_with_the_precision_and_checkpointing(
+    tiny_base: Path,
+) -> None:
     memory = {
         name: estimate(tiny_base, **changes).memory
         for name, changes in {
-            "plain": {}, "wide": {"budget": 8192}, "bf16": {"precision": "bf16"}, "again": {"checkpointing": True},
+            "plain": {}, "wide": {"largest": 8192}, "bf16": {"precision": "bf16"}, "again": {"checkpointing": True},
         }.items()
     }  # fmt: skip
     assert memory["bf16"] < memory["plain"] < memory["wide"]

@@ -136,6 +136,11 @@ def test_the_report_has_every_step(folder: Path) -> None:
     steps = [entry for entry in history if "loss" in entry]
     assert [entry["step"] for entry in steps] == list(range(1, 11))
     assert steps[-1]["loss"] < steps[0]["loss"] and all(entry["tokens_per_second"] > 0 for entry in steps)
+    assert (
+        sum(entry["tokens"] for entry in steps)
+        == json.loads((folder / "alpaca.json").read_text())["data"]["tokens_trained_on"]
+    )
+    assert all(0 < entry["memory_now"] <= entry["memory"] and entry["learning_rate"] >= 0 for entry in steps)
     assert [entry["step"] for entry in history if "eval_loss" in entry] == [2, 4, 6, 8, 10]
     assert "before" in (folder / "README.md").read_text()
 

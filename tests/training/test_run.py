@@ -170,7 +170,7 @@ def test_the_command_trains_with_alpaca_lora_s_options(tiny_base: Path, rows: Pa
     options = f"""--base_model {tiny_base} --output_dir {out} --batch_size 8 --num_epochs 2 --learning_rate 3e-3
         --cutoff_len 256 --val_set_size 2000 --lora_r 8 --lora_alpha 16 --lora_dropout 0.05
         --lora_target_modules [q_proj,v_proj] --train_on_inputs --add_eos_token False --group_by_length
-        --prompt_template_name alpaca --seed 7 --quantization fp32""".split()
+        --prompt_template_name alpaca --seed 7 --quantization fp32 --replay_ratio 0 --report_budget 0""".split()
     done = command(*options, DATA_PATH=str(rows), MICRO_BATCH_SIZE="4")
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "Warning" not in done.stderr

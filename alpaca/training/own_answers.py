@@ -1,0 +1,139 @@
+"""--replay_self: the base answers the replay prompts itself, and its own answers are replayed.
+
+What the base would say anyway is what costs it least to go on saying. The answers are kept beside the checkpoints, so
+that a run which goes on does so with the same ones; two runs may differ in a word where the base is held in bf16.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alpaca.data.example import Example, Turn
+from alpaca.data.reader import read_examples
+from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
+from alpaca.prompts import ChatTemplate, Template
+from alpaca.training.checkpoints import read_run
+from alpaca.training.replay import Answered, rows_hash
+from alpaca.training.screen import Say, clock
+
+if TYPE_CHECKING:
+    from alpaca.serving.request import GenerationRequest
+    from alpaca.training.plan import Plan
+
+FILE = "replay.jsonl"
+MAX_TOKENS = 200  # an answer that is longer is left out: cut off, it would teach the model to stop in mid-sentence
+
+
+Answers = tuple[list[Example], Answered]
+
+
+def answer_replay(plan: Plan, say: Say) -> Answers:
+    """Ask the base for its own answers and write them into the output folder. Raises NoRowsLeft for none of use."""
+    rows, asked, cut_off, empty = _ask(plan, say)
+    rows = write_answers(rows, plan.config.output_dir)
+    return rows, Answered(asked, cut_off, empty, rows_hash(rows))
+
+
+def kept_answers(checkpoint: Path, say: Say) -> Answers:
+    """The answers of the run that goes on from `checkpoint`. Raises BadCheckpoint where they are gone or changed."""
+    path = checkpoint.parent / FILE
+    noted = read_run(checkpoint).get("replay_answers")
+    if not isinstance(noted, dict) or not path.is_file():
+        raise BadCheckpoint(f"{path} is missing: the base's own answers, with which {checkpoint.name} was trained")
+    try:
+        rows = read_examples(str(path)).examples
+    except DataError:
+        rows = []
+    if rows_hash(rows) != noted.get("sha256"):
+        raise BadCheckpoint(f"{path} was changed since {checkpoint.name} was trained with it. Put it back as it was")
+    say(f"replay      {len(rows)} answers of the base from {path}")
+    return rows, Answered(**noted)
+
+
+def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
+    """(rows that are of use, how many were asked, answers cut off, empty answers)."""
+    from alpaca.serving.limits import EngineLimits
+    from alpaca.serving.loading import load_base, open_engine
+    from alpaca.serving.stream import FinishReason
+
+    prompts = prompts_to_ask(plan)
+    say(f"replay      the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each")
+    started = time.monotonic()
+    longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
+    base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
+    engine = open_engine(base, limits=EngineLimits(context=longest + MAX_TOKENS), say=_unsaid)
+    rows: list[Example] = []
+    cut_off = empty = 0
+    try:
+        streams = [engine.submit(_request(prompt, plan.template)) for prompt in prompts]
+        for prompt, stream in zip(prompts, streams, strict=True):
+            chunks = list(stream)
+            text = "".join(chunk.text for chunk in chunks).strip()
+            if chunks[-1].finish == FinishReason.LENGTH:
+                cut_off += 1
+            elif not text:
+                empty += 1
+            else:
+                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=text),)))
+    finally:
+        engine.close()
+        del engine, base
+        gc.collect()
+    left_out = f"left out: {cut_off} cut off, {empty} empty"
+    if not rows:
+        raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
+    say(f"replay      {len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}")
+    return rows, len(prompts), cut_off, empty
+
+
+def prompts_to_ask(plan: Plan) -> list[Example]:
+    """The prompts that the run would draw, each once: the first turn of a row, its answer awaited."""
+    if plan.replay is None:
+        return []
+    by_number = {row.row: row for row in plan.replay.rows}
+    drawn = dict.fromkeys(index for epoch in plan.replay.draws for index in epoch)
+    rows = [by_number[plan.replay.encoded[index].row] for index in drawn]
+    return [replace(row, turns=(replace(row.turns[0], output=None),)) for row in rows]
+
+
+def _request(prompt: Example, template: Template) -> GenerationRequest:
+    """Greedy, in the words that training uses: the chat template by its name, another as the text it makes."""
+    from alpaca.serving.request import GenerationRequest
+
+    if isinstance(template, ChatTemplate):
+        return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="chat")
+    text = template.segments(prompt)[0].text
+    return GenerationRequest(
+        Example((Turn(text),)), max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="{prompt}",
+        stop_sequences=template.stop_strings,
+    )  # fmt: skip
+
+
+def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:
+    """Write the rows as --data_path takes them, and read them back: every run sees what the file holds."""
+    path = Path(folder) / FILE
+    aside = path.with_name(f".saving-{path.name}")
+    lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
+    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return read_examples(str(path)).examples
+
+
+def _row(row: Example) -> dict[str, object]:
+    turn = row.turns[0]
+    if not row.system:
+        return asdict(turn)
+    asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
+    said = (("system", row.system), ("user", asked), ("assistant", turn.output))
+    return {"messages": [{"role": role, "content": content} for role, content in said]}
+
+
+def _unsaid(line: str) -> None:
+    """The engine's choices are not those of the training."""

@@ -1,0 +1,43 @@
+"""The trial: the largest micro-batch of a run goes first, so that memory that is too short shows at once and not in
+the third hour. It leaves nothing behind: a run with it is, bit for bit, the run without it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from alpaca.base import peak_memory
+from alpaca.packing import Step
+from alpaca.training.batch import collate
+from alpaca.training.memory import explain_memory
+from alpaca.training.preflight import largest_pack
+from alpaca.training.screen import Say
+from alpaca.training.trainer import PackedTrainer
+
+
+def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> None:
+    """Forward and backward of the largest micro-batch, with room held for the optimizer's two moments; no step is
+    taken. Raises OutOfMemory."""
+    if trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
+        return
+    device, started = trainer.args.device, time.monotonic()
+    batch = collate(largest_pack(steps, trainer.examples, trainer.args.process_index), trainer.examples)
+    tokens, longest = batch.bounds[-1], max(end - start for start, end in pairwise(batch.bounds))
+    model = trainer.packed
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    training = model.training
+    say(f"trial       the largest micro-batch first: {tokens} tokens, the longest example {longest}")
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens):
+        moments = [torch.ones_like(weight) for weight in weights for _ in range(2)]
+        try:
+            model.train()
+            model(**batch.inputs(device)).backward()
+        finally:
+            model.train(training)
+            for weight in weights:
+                weight.grad = None
+            del moments
+    say(f"trial       {time.monotonic() - started:.1f} s, {peak_memory(device) / 1e9:.1f} GB at the peak")
