@@ -72,8 +72,19 @@ class KeyValueCache:
     def __init__(self, config: Any, plan: CachePlan, dtype: torch.dtype, device: torch.device) -> None:
         shape = (plan.slots, config.num_key_value_heads, plan.context, head_dim(config))
         layers = range(config.num_hidden_layers)
+        self._written = [0] * plan.slots  # tokens of each slot that may hold anything
         self.keys = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
         self.values = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
+
+    def begin(self, slot: int, kept: int) -> None:
+        """A new answer takes a slot over and keeps its first `kept` tokens. The others become zeros: attention
+        multiplies what is masked by 0, and what an adapter left there may be inf or NaN."""
+        for memory in (*self.keys, *self.values):
+            memory[slot, :, kept : self._written[slot]] = 0
+
+    def end(self, slot: int, length: int) -> None:
+        """An answer of `length` tokens gives its slot back."""
+        self._written[slot] = length
 
     def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
         """slots, positions [n]; keys, values [n, kv_heads, head_dim]."""

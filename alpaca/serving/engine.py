@@ -191,7 +191,12 @@ class Engine:
         vocabulary = len(self._decoder.head)
         for index in range(request.n):
             sampler = Sampler(
-                request, job.prompt, seed=answer_seed(seed, index), eos_ids=self._eos_ids, vocabulary=vocabulary
+                request,
+                job.prompt,
+                seed=answer_seed(seed, index),
+                eos_ids=self._eos_ids,
+                vocabulary=vocabulary,
+                device=self._decoder.device,
             )
             text = TextStream(self._tokenizer, stops)
             job.answers.append(Sequence(job, index, sampler, text, frozenset(self._eos_ids), list(job.prompt)))
@@ -208,10 +213,10 @@ class Engine:
                         self._step()
                     else:  # whoever waits now waits for a file to be read, which wakes us
                         self._receive(wait=True)
-        finally:
-            with self._lock:  # after this, submit() lets nothing in
-                self._closing = True
-            self._end_all()
+        except BaseException:
+            self._end_all(EngineStopped("the engine failed; restart the server"))
+            raise
+        self._end_all(None)
 
     def _receive(self, *, wait: bool) -> None:
         """Take in what was submitted; with nothing to do, sleep until something comes (None only wakes)."""
@@ -262,7 +267,8 @@ class Engine:
                 if place is not None or future.exception() is not None:
                     del self._loading[adapter.digest]
             if place is None:
-                if time.perf_counter() - answer.job.submitted > PATIENCE:
+                answer.blocked = answer.blocked or time.perf_counter()
+                if time.perf_counter() - answer.blocked > PATIENCE:
                     del self._loading[adapter.digest]
                     raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
                 return False
@@ -285,6 +291,7 @@ class Engine:
         grant = self._slots.take(answer.job.key, answer.tokens)
         assert grant is not None, "a slot was free"
         answer.slot, answer.computed, answer.reused = grant.slot, grant.reused, grant.reused
+        self._cache.begin(grant.slot.number, grant.reused)
         if grant.source is not None:
             self._cache.copy(grant.source.number, grant.slot.number, grant.reused)
         answer.started = time.perf_counter()
@@ -347,18 +354,25 @@ class Engine:
                 with contextlib.suppress(ValueError):
                     group.remove(answer)
         if answer.slot is not None:
+            self._cache.end(answer.slot.number, len(answer.tokens))
             self._slots.release(answer.slot, broken=broken)
             answer.slot = None
         if answer.place is not None:
             self._stack.unpin(answer.place)
             answer.place = None
 
-    def _end_all(self) -> None:
-        """The engine stops: cancel what runs, refuse what waits."""
+    def _end_all(self, failure: EngineStopped | None) -> None:
+        """The engine stops: what runs is cancelled, or fails with `failure`; what waits is refused."""
+        with self._lock:  # after this, submit() lets nothing in
+            self._closing = True
         self._receive(wait=False)
         for answer in list(self._running):
-            if not answer.job.over:
+            if answer.job.over:
+                continue
+            if failure is None:
                 self._finish(answer, FinishReason.CANCELLED)
+            else:
+                self._fail(answer.job, failure)
         for answer in list(self._waiting):
             if not answer.job.over:
                 self._fail(answer.job, EngineStopped("the engine was stopped before this request's turn"))

@@ -59,7 +59,8 @@ def bytes_per_column(config: Any, dtype: torch.dtype, device: torch.device) -> i
     down, up = dtype.itemsize, sum(kind.itemsize for kind in up_dtypes(dtype, device))
     layer = 3 * (hidden * down + both * up) + (queries * down + hidden * up)
     layer += 2 * (hidden * down + 2 * inner * up) + (inner * down + hidden * up)
-    return int(layer * config.num_hidden_layers)
+    head = 0 if config.tie_word_embeddings else hidden * down + config.vocab_size * up
+    return int(layer * config.num_hidden_layers + head)
 
 
 def _number(name: str, low: int, high: int) -> int | None:

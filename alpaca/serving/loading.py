@@ -113,12 +113,16 @@ def warm_up(engine: Engine, *, say: Say = print) -> None:
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer, the tokenizer's EOS first; a chat base's settings may name several."""
+    """The tokens that end an answer, the tokenizer's EOS first; a chat base's settings may name several.
+
+    Some settings name tokens that the base does not have; those can't be said.
+    """
     ids = [tokenizer.eos_token_id]
     for config in (model.generation_config, model.config):
         named = getattr(config, "eos_token_id", None)
         ids += named if isinstance(named, list) else [named]
-    return tuple(dict.fromkeys(i for i in ids if i is not None))
+    vocabulary = len(model.get_input_embeddings().weight)
+    return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < vocabulary))
 
 
 def _auto_reason(tokenizer: Any) -> str:

@@ -17,6 +17,7 @@ from alpaca.errors import BadAdapter
 from alpaca.serving.projection import Mix, Projection, up_dtypes
 
 PAGE = 16  # columns; ranks are rounded up to it
+LARGEST = 1e4  # of A, B and DoRA's factors: every token meets every adapter's A, and inf · 0 would be NaN for all
 
 
 @dataclass
@@ -75,6 +76,9 @@ class LoraStack:
                 magnitude = tensors[f"{PREFIX}{module}.lora_magnitude_vector"].float()
                 gain = self._gain(module, a, b, magnitude)
                 b = b * gain.to(b.device)[:, None]
+            for part in (a, b, gain):
+                if part is not None and not part.abs().max() <= LARGEST:
+                    raise BadAdapter(f"{module} holds numbers beyond {LARGEST:,.0f}, alpha / r included")
             prepared[module] = (a, b.T.contiguous(), gain)
         return Weights(max(spec.rank(module) for module in modules), prepared)
 
@@ -125,9 +129,9 @@ class LoraStack:
     def _make_room(self, count: int) -> list[int] | None:
         """The lowest `count` free pages; adapters not in use are given up for them, the least recently used first."""
         idle = sorted((p for p in self._places.values() if not p.pins), key=lambda p: p.last_used, reverse=True)
+        if len(self._free_pages()) + sum(len(place.pages) for place in idle) < count:
+            return None
         while len(free := self._free_pages()) < count:
-            if not idle:
-                return None
             self._evict(idle.pop())
         return free[:count]
 

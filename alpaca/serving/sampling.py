@@ -28,7 +28,14 @@ class Sampler:
     """The settings of one answer, what it has said so far, and its random numbers."""
 
     def __init__(
-        self, request: GenerationRequest, prompt: Sequence[int], *, seed: int, eos_ids: Sequence[int], vocabulary: int
+        self,
+        request: GenerationRequest,
+        prompt: Sequence[int],
+        *,
+        seed: int,
+        eos_ids: Sequence[int],
+        vocabulary: int,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.request = request
         self.seed = seed
@@ -38,10 +45,10 @@ class Sampler:
         self._seen: Tensor | None = None
         self._counts: Tensor | None = None
         if request.repetition_penalty != 1.0:
-            self._seen = torch.zeros(vocabulary, dtype=torch.bool)
-            self._seen[torch.tensor(prompt)] = True
+            self._seen = torch.zeros(vocabulary, dtype=torch.bool, device=device)
+            self._seen[torch.tensor(prompt, device=device)] = True
         if request.presence_penalty or request.frequency_penalty:
-            self._counts = torch.zeros(vocabulary)
+            self._counts = torch.zeros(vocabulary, device=device)
 
     @property
     def greedy(self) -> bool:
@@ -61,11 +68,10 @@ class Sampler:
         """
         request = self.request
         if self._seen is not None:
-            seen, by = self._seen.to(scores.device), request.repetition_penalty
-            scores.copy_(torch.where(seen, torch.where(scores < 0, scores * by, scores / by), scores))
+            by = request.repetition_penalty
+            scores.copy_(torch.where(self._seen, torch.where(scores < 0, scores * by, scores / by), scores))
         if self._counts is not None:
-            counts = self._counts.to(scores.device)
-            scores -= request.presence_penalty * (counts > 0) + request.frequency_penalty * counts
+            scores -= request.presence_penalty * (self._counts > 0) + request.frequency_penalty * self._counts
         if self._tokens < request.min_tokens:
             scores[self._eos_ids] = -torch.inf
 

@@ -49,6 +49,8 @@ class Sequence:
     """So many of them are in the cache."""
     slot: Slot | None = None
     place: Place | None = None
+    blocked: float | None = None
+    """Since when all places for its adapter have been in use."""
     started: float | None = None
     first_token: float | None = None
     said: int = 0

@@ -23,10 +23,10 @@ HEAD = {"target_modules": ["lm_head", "q_proj"]}
 """For bases whose head is not tied to the embeddings."""
 
 
-def make_adapters(base: Path, root: Path, kinds: dict[str, dict[str, Any]]) -> Path:
+def make_adapters(base: Path, root: Path, kinds: dict[str, dict[str, Any]], **others: Any) -> Path:
     """Save one adapter of each kind into `root`, under its name."""
     for seed, (name, lora) in enumerate(kinds.items(), 1):
-        make_adapter(base, root / name, seed=seed, **lora)
+        make_adapter(base, root / name, seed=seed, **others, **lora)
     return root
 
 

@@ -236,13 +236,16 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def adapters(untied: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("adapters")
     kinds = {**EVERY_KIND, "head": HEAD}
-    return {name: make_adapter(untied, folder / name, seed=n, spread=0.1, **lora) for n, (name, lora) in enumerate(kinds.items())}
+    return {
+        name: make_adapter(untied, folder / name, seed=n, spread=0.1, **lora)
+        for n, (name, lora) in enumerate(kinds.items())
+    }
 
 
-# The largest difference to the model's own forward pass, as a share of the spread of its logits. Measured: fp32 3e-6,
-# bf16 0.06 to 0.11, int8 0.08 to 0.14, nf4 0.06 to 0.12. For scale: int8 and nf4 themselves differ from fp32 by 0.3
-# to 2.
-TOLERANCE = {"fp32": FP32, "bf16": 0.25, "int8": 0.3, "nf4": 0.25}
+# How far the engine may be from transformers and PEFT in the same precision; see distance(). Measured: fp32 3e-6, bf16
+# 0.018 to 0.063, int8 0.038 to 0.079, nf4 0.019 to 0.056. For scale: in these precisions transformers itself is as far
+# from fp32 as the engine is (0.03 to 0.09, 0.06 to 0.12, 0.55 to 0.71), and the adapters make 0.17 to 1.3.
+TOLERANCE = {"fp32": FP32, "bf16": 0.1, "int8": 0.12, "nf4": 0.1}
 
 
 @pytest.mark.parametrize("precision", list(TOLERANCE))
@@ -267,7 +270,6 @@ def test_adapters_mixed_in_one_step_give_the_logits_of_peft(
         prompts = bench.step([(slot, ids[name][:-1], places[name], 1.0) for slot, name in enumerate(group)], padding=3)
         singles = bench.step([(slot, ids[name][-1:], places[name], 1.0) for slot, name in enumerate(group)])
         for name, prompt, single in zip(group, prompts, singles, strict=True):
-            print('DIST', precision, name, distance(torch.cat((prompt, single)), wanted[name]))
             assert distance(torch.cat((prompt, single)), wanted[name]) < TOLERANCE[precision], name
 
 

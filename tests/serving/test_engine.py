@@ -115,15 +115,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def idle(engine: Engine) -> bool:
-    stats = engine.stats()
-    return stats.running == stats.waiting == 0
-
-
 def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
-    wait_for(lambda: idle(engine))
-    assert engine._slots.free == slots
-    assert engine.stats().pinned == 0
+    """Soon nothing runs or waits, and every slot, place and file that was read is given back."""
+
+    def free() -> bool:
+        stats = engine.stats()
+        return not (stats.running or stats.waiting or stats.pinned or engine._loading) and engine._slots.free == slots
+
+    wait_for(free)
 
 
 def in_threads(client: Callable[[int], Any], count: int) -> list[Any]:
@@ -132,13 +131,11 @@ def in_threads(client: Callable[[int], Any], count: int) -> list[Any]:
         return list(pool.map(client, range(count)))
 
 
-def fail_once(engine: Engine, trouble: BaseException, when: Callable[[], bool] = lambda: True) -> None:
-    """The next forward pass for which `when` holds raises instead."""
+def fail_once(engine: Engine, trouble: BaseException) -> None:
+    """The next forward pass raises instead."""
     forward = engine._decoder.forward
 
     def fail(*args: Any) -> Any:
-        if not when():
-            return forward(*args)
         engine._decoder.forward = forward  # type: ignore[method-assign]
         raise trouble
 
@@ -675,8 +672,8 @@ def test_closing_the_stream_ends_the_generation(opened: Open) -> None:
     next(stream)
     stream.close()
     stream.close()
+    wait_for(lambda: engine.stats().finished == {FinishReason.CANCELLED: 3})
     assert_all_is_free(engine)
-    assert engine.stats().finished == {FinishReason.CANCELLED: 3}
     assert list(stream) == []
     assert ask(engine)[-1].finish
 
@@ -757,8 +754,7 @@ def test_asyncio_cancels_by_closing(opened: Open) -> None:
         await stream.aclose()
 
     asyncio.run(read_one())
-    wait_for(lambda: engine.stats().running == 0)
-    assert engine.stats().finished == {FinishReason.CANCELLED: 1}
+    wait_for(lambda: engine.stats().finished == {FinishReason.CANCELLED: 1})
 
 
 # --- failing ------------------------------------------------------------------------------------------------------
@@ -777,22 +773,28 @@ def test_a_step_that_fails_harms_no_later_request(opened: Open, trouble: str) ->
 
 
 def test_a_step_that_fails_ends_its_requests_and_no_others(opened: Open, oracle: Oracle) -> None:
-    engine = opened(context=1000)
+    engine = opened()
     decoding = long_request(engine, n=2, adapter="a")
-    next(decoding)
-    long, short = "grass and hay " * 120, "hay"
-    at_work = threading.Event()
-    fail_once(engine, RuntimeError("no"), when=lambda: at_work.is_set() and len(engine._running) == 4)
-    # The long prompt takes several steps; while a short one is computed it takes no part.
+    wait_for(lambda: len(engine._running) == 2)
+    long, newcomers = "grass and hay " * 120, []
+    forward = engine._decoder.forward
+
+    def play(step: Any, cache: Any) -> Any:
+        """While the first chunk of the long prompt is computed a short one comes; the step that takes it fails."""
+        if newcomers:
+            engine._decoder.forward = forward  # type: ignore[method-assign]
+            raise RuntimeError("no")
+        if len(engine._running) == 3:
+            newcomers.append(submit(engine, "hay"))
+        return forward(step, cache)
+
+    engine._decoder.forward = play  # type: ignore[method-assign]
     prefilling = submit(engine, long, adapter="b")
-    wait_for(lambda: engine.stats().running == 3)
-    at_work.set()
-    newcomer = submit(engine, short)
-    for stream in (decoding, newcomer):
+    assert text(list(prefilling)) == oracle.chat(long, "b")
+    for stream in (decoding, *newcomers):
         with pytest.raises(GenerationFailed):
             list(stream)
-    assert text(list(prefilling)) == oracle.chat(long, "b")
-    assert engine.stats().finished == {FinishReason.FAILED: 3, list(engine.stats().finished)[-1]: 1}
+    assert engine.stats().finished[FinishReason.FAILED] == 3
     assert_all_is_free(engine)
 
 
@@ -836,9 +838,9 @@ def test_a_dead_engine_says_so(opened: Open, monkeypatch: pytest.MonkeyPatch) ->
     running, waiting = long_request(engine), long_request(engine)
     next(running)
     fail_once(engine, SystemExit())
-    with pytest.raises(EngineStopped):
-        list(waiting)
-    assert list(running)[-1].finish
+    for stream in (waiting, running):
+        with pytest.raises(EngineStopped):
+            list(stream)
     wait_for(lambda: not engine.alive)
     with pytest.raises(EngineStopped):
         ask(engine)

@@ -94,7 +94,7 @@ def test_of_two_that_remember_as_much_the_idle_one_is_taken() -> None:
 def test_few_tokens_in_common_are_not_looked_for() -> None:
     slots = Slots(1)
     use(slots, LONG)
-    assert take(slots, [*LONG[:WORTH - 1], 1, 2, 3]).reused == 0
+    assert take(slots, [*LONG[: WORTH - 1], 1, 2, 3]).reused == 0
 
 
 def test_an_empty_slot_goes_first_and_then_the_one_unused_for_longest() -> None:
