@@ -21,8 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from alpaca.adapter import CARD, CONFIG, WEIGHTS
+from alpaca.adapter import WEIGHTS
+from alpaca.card import CARD
 from alpaca.errors import AdapterNotFound, BadArchive
+from alpaca.lora_config import CONFIG
 
 WANTED = (CONFIG, WEIGHTS, CARD)
 MAX_MEMBERS = 1000

@@ -12,19 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import PeftModel
 
-from alpaca.adapter import (
-    BaseShape,
-    Card,
-    changed_modules,
-    check_special_tokens,
-    load_adapter,
-    load_tensors,
-    parse_config,
-    read_card,
-    verify_files,
-)
+from alpaca.adapter import BaseShape, changed_modules, load_adapter, load_tensors, verify_files
 from alpaca.base import fingerprint, load_model, load_tokenizer
+from alpaca.card import Card, check_special_tokens, read_card
 from alpaca.errors import AdapterChanged, AdapterError, AdapterNotFound, BadAdapter, WrongBase
+from alpaca.lora_config import parse_config
 from tests.serving.hostile.tensors import edit_weights
 from tests.serving.peft_adapters import edit_config, make_adapter, write_card
 

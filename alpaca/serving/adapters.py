@@ -17,18 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import (
-    CARD,
-    AdapterFiles,
-    BaseShape,
-    Card,
-    Stamp,
-    check_special_tokens,
-    check_there,
-    parts,
-    stamp,
-    verify_files,
-)
+from alpaca.adapter import AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
+from alpaca.card import CARD, Card, check_special_tokens
 from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
 from alpaca.prompts import Template, template_from_card
 from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache

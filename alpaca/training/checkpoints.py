@@ -9,8 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import CONFIG, WEIGHTS
+from alpaca.adapter import WEIGHTS
 from alpaca.errors import BadCheckpoint
+from alpaca.lora_config import CONFIG
 from alpaca.training.trainer import RUN_FILE
 
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json", RUN_FILE)

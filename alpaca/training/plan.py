@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.adapter import LoraSpec
 from alpaca.base import (
     Choice,
     choose_precision,
@@ -31,6 +30,7 @@ from alpaca.data.report import ReadReport
 from alpaca.data.split import Split, split
 from alpaca.errors import BadSetting, NoRowsLeft
 from alpaca.examples import Encoded, EncodedSet, encode_examples, plain_preview, preview
+from alpaca.lora_config import LoraSpec
 from alpaca.packing import Pack, Step, fill_packs, plan_steps
 from alpaca.prompts import Template, load_template
 from alpaca.training import preflight

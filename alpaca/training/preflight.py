@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from alpaca.adapter import LoraSpec
 from alpaca.base import BYTES_PER_WEIGHT, count_weights, read_config, tensor_entries
 from alpaca.errors import BadSetting
 from alpaca.examples import Encoded
+from alpaca.lora_config import LoraSpec
 from alpaca.packing import Pack, Step
 from alpaca.training.loss import CHUNK_LOGITS
 from alpaca.training.screen import clock

@@ -16,8 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alpaca.adapter import CARD, CONFIG, WEIGHTS, Card, changed_modules, load_adapter, load_tensors, verify_files
+from alpaca.adapter import WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
+from alpaca.card import CARD, Card
 from alpaca.errors import VerificationFailed
+from alpaca.lora_config import CONFIG
 from alpaca.training.plan import Plan
 from alpaca.training.screen import Say
 from alpaca.training.trainer import PackedTrainer

@@ -52,8 +52,8 @@ def make_adapter(
 
 
 def write_card(base: Path, folder: Path, template: str) -> None:
-    from alpaca.adapter import Card
     from alpaca.base import fingerprint, load_tokenizer
+    from alpaca.card import Card
     from alpaca.prompts import load_template
 
     card = load_template(template, load_tokenizer(base)).card()

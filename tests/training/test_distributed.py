@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpaca.adapter import read_card, verify_files
+from alpaca.adapter import verify_files
+from alpaca.card import read_card
 from tests.conftest import ROOT
 from tests.training.runs import environment, leftovers, make_rows, settings, train, write_rows
 

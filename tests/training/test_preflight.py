@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from alpaca.adapter import LoraSpec
 from alpaca.errors import BadSetting, NoRowsLeft
+from alpaca.lora_config import LoraSpec
 from alpaca.packing import plan_steps
 from alpaca.training import preflight
 from alpaca.training.fit import build_model

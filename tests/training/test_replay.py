@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alpaca.adapter import read_card
+from alpaca.card import read_card
 from alpaca.data.reader import read_examples
 from alpaca.errors import AlpacaError, BadCheckpoint
 from alpaca.evaluation.general import split_general

@@ -12,9 +12,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from alpaca.adapter import load_adapter, read_card, verify_files
+from alpaca.adapter import load_adapter, verify_files
 from alpaca.archive import pack, unpack
 from alpaca.base import fingerprint, load_model, load_tokenizer
+from alpaca.card import read_card
 from alpaca.errors import VerificationFailed
 from alpaca.prompts import template_from_card
 from alpaca.training.fit import build_model, make_trainer

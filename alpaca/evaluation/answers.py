@@ -1,0 +1,134 @@
+"""Answers of the base and of the adapter to the same questions, made many at a time by the serving engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from alpaca.data.example import Example
+from alpaca.errors import PromptTooLong
+from alpaca.evaluation.budget import affordable
+from alpaca.evaluation.probes import Probe
+from alpaca.evaluation.progress import Say, progress
+from alpaca.serving.engine import Engine
+from alpaca.serving.request import GenerationRequest
+from alpaca.serving.stream import Chunk, FinishReason
+
+DOMAIN, GENERAL, PROBE = "domain", "general", "probe"
+LEAST = {DOMAIN: 8, GENERAL: 16, PROBE: 40}  # questions of each topic that are asked whatever the budget
+MOST = {DOMAIN: 12, GENERAL: 48}
+TOKENS = {DOMAIN: 120, GENERAL: 64, PROBE: 48}  # of an answer, at most
+# On repetition, for the answers that people read: small greedy models run in circles without. Probes have none,
+# because it would keep a model from writing a number that stands in the question.
+PENALTY = {DOMAIN: 1.1, GENERAL: 1.1, PROBE: 1.0}
+BASE, ADAPTER = 0.0, 1.0  # the scale at which each answers; both are asked in the adapter's template
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked, and on which topic. A probe comes with its check."""
+
+    example: Example
+    topic: str
+    probe: Probe | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The last turn's question with its input, for people."""
+        turn = self.example.turns[-1]
+        return f"{turn.instruction}\n{turn.input}".strip()
+
+    @property
+    def reference(self) -> str:
+        """The answer that the row has."""
+        return self.probe.answer if self.probe else self.example.turns[-1].output or ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with the base's answer and the adapter's; "" where the prompt is too long to be answered.
+
+    `base_cut`: the base's answer was cut at the limit of tokens.
+    """
+
+    question: Question
+    base: str
+    adapter: str
+    base_cut: bool = False
+
+
+def make_questions(
+    domain: Sequence[Example], general: Sequence[Example], probes: Sequence[Probe]
+) -> tuple[list[Question], list[Question]]:
+    """(what is always asked, what is asked if there is time, the topics mixed)."""
+    groups = [
+        [Question(row, DOMAIN) for row in domain[: MOST[DOMAIN]]],
+        [Question(row, GENERAL) for row in general[: MOST[GENERAL]]],
+        [Question(Example.single(probe.instruction, probe.input), PROBE, probe) for probe in probes],
+    ]
+    always = [question for group in groups for place, question in enumerate(group) if place < LEAST[question.topic]]
+    rest = [
+        (place / len(group), number, question)
+        for number, group in enumerate(groups)
+        for place, question in enumerate(group)
+        if place >= LEAST[question.topic]
+    ]
+    return always, [question for _, _, question in sorted(rest, key=lambda item: item[:2])]
+
+
+def ask_all(
+    engine: Engine, adapter: Path, always: Sequence[Question], rest: Sequence[Question], seconds: float | None, say: Say
+) -> list[Asked]:
+    """Ask what must be asked, then as much of the rest as `seconds` allow; None has no end. Raises the engine's
+    errors."""
+    if seconds is None:
+        always, rest = [*always, *rest], []
+    started = time.monotonic()
+    with progress(say, "answers", 2 * len(always), "answer") as done:
+        asked = ask(engine, adapter, always, done)
+    taken = time.monotonic() - started
+    share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
+    more = rest[: int(len(rest) * share)]
+    if more:
+        with progress(say, "more answers", 2 * len(more), "answer") as done:
+            asked += ask(engine, adapter, more, done)
+    return asked
+
+
+def tokens(questions: Iterable[Question]) -> int:
+    """The most that the answers can have."""
+    return sum(TOKENS[question.topic] for question in questions)
+
+
+def ask(
+    engine: Engine, adapter: Path, questions: Sequence[Question], done: Callable[[int], object] = lambda answers: None
+) -> list[Asked]:
+    """Ask the base and the adapter; `done` is told of each answer."""
+    streams = [_submit(engine, question, adapter, scale) for scale in (BASE, ADAPTER) for question in questions]
+    answers: list[tuple[str, bool]] = []
+    for stream in streams:
+        chunks = list(stream)
+        cut = any(chunk.finish == FinishReason.LENGTH for chunk in chunks)
+        answers.append(("".join(chunk.text for chunk in chunks).strip(), cut))
+        done(1)
+    both = zip(questions, answers[: len(questions)], answers[len(questions) :], strict=True)
+    return [Asked(question, before, after, cut) for question, (before, cut), (after, _) in both]
+
+
+def _submit(engine: Engine, question: Question, adapter: Path, scale: float) -> Iterable[Chunk]:
+    turns = question.example.turns
+    request = GenerationRequest(
+        example=replace(question.example, turns=(*turns[:-1], replace(turns[-1], output=None))),
+        max_tokens=TOKENS[question.topic],
+        temperature=0.0,
+        repetition_penalty=PENALTY[question.topic],
+        seed=0,
+        adapter=str(adapter.resolve()),
+        adapter_scale=scale,
+    )
+    try:
+        return engine.submit(request)
+    except PromptTooLong:
+        return ()

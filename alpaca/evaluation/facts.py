@@ -1,0 +1,138 @@
+"""What the run was: its data, its base and settings, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alpaca.adapter import AdapterFiles
+from alpaca.base import count_weights, tensor_entries
+from alpaca.card import Card
+from alpaca.data.duplicates import find_duplicates
+from alpaca.data.example import Example
+from alpaca.data.languages import languages_of
+from alpaca.lora_config import LoraSpec
+
+MOST_ROWS = 20_000  # that are compared with each other; more take longer than the report
+PERCENTILES = (5, 50, 95, 100)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """The rows trained on and held out. `counts` are the card's; the rest is None or empty without the rows.
+
+    `replay_ratio`: share of general rows mixed in, 0 where none were, None where no card says it.
+    `lengths`: tokens of each training row with its template, before any is cut.
+    """
+
+    source: str
+    counts: dict[str, int]
+    replay_ratio: float | None = None
+    looked_at: int = 0
+    exact_copies: int | None = None
+    near_copies: int | None = None
+    languages: dict[str, int] = field(default_factory=dict)
+    lengths: list[int] = field(default_factory=list)
+
+    @property
+    def percentiles(self) -> dict[int, int]:
+        """Length that so many percent of the rows do not exceed."""
+        ordered = sorted(self.lengths)
+        return {at: ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in PERCENTILES if ordered}
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Base, settings, versions and cost. What the card does not say is None or empty.
+
+    `flop`: 4 · N · tokens for N weights in the layers' matrices: 2N forward, and 2N for the gradient with respect to
+    activations, because the base's own weights get none (Kaplan et al., 2020, sec. 2.1, without the weights' share).
+    The head counts for labelled tokens only and is left out. `utilisation`: share of a plain matrix product's rate.
+    """
+
+    base: str
+    fingerprint: str
+    template: str
+    precision: str
+    weights: int
+    adapter_weights: int
+    created: str
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    steps: int | None
+    seconds: float | None
+    tokens: int | None
+    peak_memory: int | None
+    flop: float | None
+    utilisation: float | None
+
+
+def data_facts(card: Card | None, source: str, rows: Sequence[Example], lengths: Sequence[int]) -> DataFacts:
+    """Look at the training rows; `lengths` are those of `rows` in tokens."""
+    data = card.data if card else {}
+    counts = {name: value for name, value in data.items() if isinstance(value, int)}
+    replay = data.get("replay") or {}
+    if isinstance(replay, dict) and isinstance(replay.get("rows_per_epoch"), int):
+        counts["replay"] = replay["rows_per_epoch"]
+    ratio = _number(replay.get("ratio")) if isinstance(replay, dict) else None
+    ratio = ratio or (None if card is None else 0.0)
+    if not rows:
+        return DataFacts(source, counts, ratio)
+    languages = {name: len(numbers) for name, numbers in languages_of(rows[:MOST_ROWS]).items()}
+    found = find_duplicates(rows[:MOST_ROWS])
+    exact, near = (sum(len(group) - 1 for group in groups) for groups in (found.exact, found.near))
+    return DataFacts(source, counts, ratio, min(len(rows), MOST_ROWS), exact, near, languages, list(lengths))
+
+
+def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) -> RunFacts:
+    """Read the card and the headers of the base's weights."""
+    card = files.card
+    run, data = (card.run, card.data) if card else ({}, {})
+    tokens, seconds = _number(data.get("tokens_trained_on")), _number(run.get("seconds"))
+    flop = 4.0 * _matrix_weights(base) * tokens if tokens else None
+    rate = _number(run.get("matmul_rate"))  # FLOP/s of a plain matrix product on the machine of the run
+    return RunFacts(
+        base=card.base_model if card else base.name,
+        fingerprint=card.base_fingerprint if card else "",
+        template=template,
+        precision=precision,
+        weights=count_weights(base),
+        adapter_weights=_adapter_weights(files.spec, base, files.modules),
+        created=card.created if card else "",
+        settings={**(card.settings if card else {}), **_spec(files.spec)},
+        versions=card.versions if card else {},
+        steps=_whole(run.get("steps")),
+        seconds=seconds,
+        tokens=_whole(tokens),
+        peak_memory=_whole(run.get("peak_memory")),
+        flop=flop,
+        utilisation=flop / seconds / rate if flop and seconds and rate else None,
+    )
+
+
+def _matrix_weights(base: Path) -> int:
+    return sum(entry.numel for entry in tensor_entries(base) if len(entry.shape) == 2 and ".layers." in entry.name)
+
+
+def _adapter_weights(spec: LoraSpec, base: Path, modules: Sequence[str]) -> int:
+    shapes = {entry.name.removesuffix(".weight"): entry.shape for entry in tensor_entries(base)}
+    return sum(
+        spec.rank(module) * sum(shapes[module]) + (shapes[module][0] if spec.use_dora else 0) for module in modules
+    )
+
+
+def _spec(spec: LoraSpec) -> dict[str, Any]:
+    return {
+        "lora_r": spec.r, "lora_alpha": spec.lora_alpha, "lora_target_modules": list(spec.target_modules),
+        "use_rslora": spec.use_rslora, "use_dora": spec.use_dora,
+    }  # fmt: skip
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
+def _whole(value: Any) -> int | None:
+    return None if (number := _number(value)) is None else int(number)

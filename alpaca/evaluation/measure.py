@@ -1,0 +1,291 @@
+"""All measurements of one adapter: answers first, then, with the engine gone from memory, losses."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alpaca.adapter import AdapterFiles, verify_files
+from alpaca.base import Choice, choose_precision, load_model, load_tokenizer, pick_device, read_config
+from alpaca.card import check_special_tokens
+from alpaca.data.example import Example
+from alpaca.data.languages import UNCLEAR, languages_of
+from alpaca.errors import BadAdapter
+from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, make_questions
+from alpaca.evaluation.bootstrap import paired_difference
+from alpaca.evaluation.budget import ANSWER_SHARE, SWEPT, Budget, LossPlan, plan_losses, plan_tokens
+from alpaca.evaluation.losses import RowLosses, ScoringModel, open_model, row_losses
+from alpaca.evaluation.probes import KINDS, Probe, passes
+from alpaca.evaluation.progress import Say, progress
+from alpaca.evaluation.results import Change, Drift, KindScore, Measured, Probing, Sample, ScalePoint, Sweep
+from alpaca.evaluation.sets import Domain, General
+from alpaca.evaluation.verdict import recommend_scale
+from alpaca.evaluation.vocabulary import learn_vocabulary
+from alpaca.examples import Encoded, encode_examples
+from alpaca.prompts import Template, load_template, template_from_card
+from alpaca.serving.limits import EngineLimits
+from alpaca.serving.loading import LoadedBase, open_engine
+from alpaca.serving.lora import PAGE
+
+CUTOFF = 1024  # tokens, where no card says what the run had
+SLOTS = {"cpu": 16, "cuda": 64}  # answers made at the same time
+LEAST_CONTEXT = 1024
+FEWEST_OF_A_LANGUAGE = 8
+MOST_TEXTS = 5_000  # training answers that the data's own words are taken from
+SHOWN_LOST, SHOWN_WORST, SHOWN_WORDS = 6, 5, 40
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The saved adapter and its base, checked against each other, with what both are asked in."""
+
+    files: AdapterFiles
+    base: Path
+    precision: Choice
+    device: torch.device
+    tokenizer: Any
+    template: Template
+    cutoff_len: int
+
+    @property
+    def adapter(self) -> Path:
+        return self.files.folder
+
+
+def open_subject(adapter: Path, base: Path, precision: str) -> Subject:
+    """Check the adapter's files against the base; nothing heavy is loaded. Raises the errors of both."""
+    files = verify_files(adapter, base)
+    device = pick_device()
+    choice = choose_precision(base, precision, device)
+    tokenizer = load_tokenizer(base)
+    template = load_template("auto", tokenizer)
+    cutoff: object = None
+    if files.card is not None:
+        check_special_tokens(files.card, tokenizer)
+        template = template_from_card(files.card.template, tokenizer)
+        cutoff = files.card.settings.get("cutoff_len")
+    longest = read_config(base).get("max_position_embeddings")
+    cutoff = min(cutoff if isinstance(cutoff, int) else CUTOFF, longest if isinstance(longest, int) else CUTOFF)
+    return Subject(files, base, choice, device, tokenizer, template, cutoff)
+
+
+def measure(
+    subject: Subject, domain: Domain, general: General, probes: Sequence[Probe], budget: Budget, say: Say
+) -> Measured:
+    """Answers, then losses at every scale; as many rows as the budget allows. Raises AlpacaError."""
+    notes: dict[str, list[str]] = {"domain": list(domain.notes), "general": list(general.notes)}
+    asked = _answers(subject, domain, general, probes, budget, say, notes)
+    _free(subject.device)
+    losses = _losses(subject, domain, general, asked, budget, say)
+    _free(subject.device)
+    if subject.files.spec.use_dora:
+        notes["sweep"] = ["A DoRA adapter also changes the size of the base's weights: it has no scale to choose."]
+    samples = [_sample(answer) for answer in asked if answer.question.topic == DOMAIN]
+    drift = _drift(domain, general, asked, notes)
+    return Measured(**losses, samples=samples, probing=probing(asked), drift=drift, notes=notes)
+
+
+# --- losses -------------------------------------------------------------------------------------------------------
+def _losses(
+    subject: Subject, domain: Domain, general: General, asked: Sequence[Asked], budget: Budget, say: Say
+) -> dict[str, Any]:
+    """The fields of Measured that are losses."""
+    ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
+    own = _own_answers(subject, asked)
+    say(f"report      loading {subject.base.name} and the saved adapter ({subject.precision.precision})")
+    model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
+    plan = _plan(model, ours, theirs, own, budget)
+    scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
+    ours, theirs = ours[: plan.domain], theirs[: plan.general]
+    points: dict[float, tuple[RowLosses | None, RowLosses]] = {}
+    own_losses: list[RowLosses] = []
+    total = plan_tokens(plan, [len(row) for row in ours], [len(row) for row in theirs], len(scales))
+    with progress(say, "losses", total + 2 * sum(map(len, own)), "token") as done:
+        for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0)):
+            rows = None if scale in (0.0, 1.0) else SWEPT
+            found = row_losses(model, ours[:rows], scale, done) if ours else None
+            points[scale] = (found, row_losses(model, theirs[:rows], scale, done))
+            if own and rows is None:
+                own_losses.append(row_losses(model, own, scale, done))
+    before, after = points[0.0], points[1.0]
+    return {
+        "general": _change(before[1], after[1]),
+        "domain": _change(before[0], after[0]) if before[0] and after[0] else None,
+        "own_answers": _change(*own_losses) if own else None,
+        "languages": _by_language(general.measuring, theirs, before[1], after[1]),
+        "sweep": _sweep(points) if len(points) > 2 else None,
+    }
+
+
+def _plan(
+    model: ScoringModel, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
+) -> LossPlan:
+    """How many rows are measured at which scales, by the speed of a few rows."""
+    pace = 0.0 if budget.seconds is None else _seconds_per_token(model, theirs)
+    left = budget.left()
+    seconds = None if left is None else left - pace * 2 * sum(map(len, own))
+    return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
+
+
+def _own_answers(subject: Subject, asked: Sequence[Asked]) -> list[Encoded]:
+    """The base's answers to general questions as rows; where one was cut, its end is not trained and not measured."""
+    rows: list[Encoded] = []
+    for answer in asked:
+        turns = answer.question.example.turns
+        if answer.question.topic != GENERAL or not answer.base:
+            continue
+        example = replace(answer.question.example, turns=(*turns[:-1], replace(turns[-1], output=answer.base)))
+        for row in _encode(subject, [example]):
+            start, end = row.trained[-1]
+            kept = end - 1 if answer.base_cut else end
+            if kept > start:
+                rows.append(replace(row, trained=[(start, kept)]))
+    return rows
+
+
+def _encode(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
+    return encode_examples(subject.tokenizer, subject.template, examples, cutoff_len=subject.cutoff_len).examples
+
+
+def _seconds_per_token(model: ScoringModel, rows: Sequence[Encoded]) -> float:
+    """Of a forward pass, measured on a few rows after a warm-up."""
+    few = rows[:8]
+    row_losses(model, few)
+    started = time.monotonic()
+    row_losses(model, few)
+    return (time.monotonic() - started) / sum(len(row) for row in few)
+
+
+def _change(before: RowLosses, after: RowLosses) -> Change:
+    difference = paired_difference(before.sums.tolist(), after.sums.tolist(), before.counts.tolist())
+    return Change(len(before.sums), int(before.counts.sum()), before.mean, after.mean, difference)
+
+
+def _by_language(
+    examples: Sequence[Example], rows: Sequence[Encoded], before: RowLosses, after: RowLosses
+) -> dict[str, Change]:
+    """The change for each language that has enough rows, and for all others together."""
+    measured = {row.row for row in rows}
+    named = languages_of([example for example in examples if example.row in measured])
+    large = {name: set(numbers) for name, numbers in named.items() if len(numbers) >= FEWEST_OF_A_LANGUAGE}
+    large.pop(UNCLEAR, None)
+    rest = measured - set().union(*large.values())
+    groups = {**large, "other languages": rest} if large and rest else large
+    changes = {}
+    for name, numbers in groups.items():
+        picked = [place for place, row in enumerate(rows) if row.row in numbers]
+        changes[name] = _change(*(RowLosses(x.sums[picked], x.counts[picked]) for x in (before, after)))
+    return changes
+
+
+def _sweep(points: dict[float, tuple[RowLosses | None, RowLosses]]) -> Sweep:
+    few = next(losses for scale, losses in points.items() if scale not in (0.0, 1.0))
+    domain_rows, general_rows = len(few[0].sums) if few[0] else 0, len(few[1].sums)
+    found = [
+        ScalePoint(scale, ours.first(domain_rows).mean if ours else None, theirs.first(general_rows).mean)
+        for scale, (ours, theirs) in sorted(points.items())
+    ]
+    return Sweep(domain_rows, general_rows, found, recommend_scale(found))
+
+
+# --- answers ------------------------------------------------------------------------------------------------------
+def _answers(
+    subject: Subject,
+    domain: Domain,
+    general: General,
+    probes: Sequence[Probe],
+    budget: Budget,
+    say: Say,
+    notes: dict[str, list[str]],
+) -> list[Asked]:
+    """Every answer; none where the engine can't use the adapter, and then a note says why."""
+    spec = subject.files.spec
+    rank = max(spec.rank(module) for module in subject.files.modules)
+    limits = EngineLimits(
+        concurrency=SLOTS[subject.device.type],
+        context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
+        columns=-(-rank // PAGE) * PAGE,
+        roots=(subject.adapter.resolve().parent,),
+    )
+    model = load_model(subject.base, subject.precision.precision, subject.device)
+    engine = open_engine(LoadedBase(subject.base, model, subject.tokenizer), limits=limits, say=lambda line: None)
+    try:
+        always, rest = make_questions(domain.held_out, general.measuring, probes)
+        return ask_all(engine, subject.adapter, always, rest, budget.left(ANSWER_SHARE), say)
+    except BadAdapter as error:
+        notes["answers"] = [f"No answers: the engine can't use this adapter here ({error.message})."]
+        return []
+    finally:
+        engine.close()
+
+
+def _sample(answer: Asked, share: float = 0.0) -> Sample:
+    return Sample(answer.question.prompt, answer.question.reference, answer.base, answer.adapter, share)
+
+
+def probing(asked: Sequence[Asked]) -> Probing | None:
+    """The probes' scores by kind, and those that the adapter fails while the base passed."""
+    probes = [(answer.question.probe, answer) for answer in asked if answer.question.probe is not None]
+    if not probes:
+        return None
+    before = [passes(probe, answer.base) for probe, answer in probes]
+    after = [passes(probe, answer.adapter) for probe, answer in probes]
+    kinds = []
+    for kind in KINDS:
+        of_kind = [place for place, (probe, _) in enumerate(probes) if probe.kind == kind]
+        if of_kind:
+            score = KindScore(kind, len(of_kind), sum(before[p] for p in of_kind), sum(after[p] for p in of_kind))
+            kinds.append(score)
+    lost = [_sample(answer) for (_, answer), was, now in zip(probes, before, after, strict=True) if was and not now]
+    won = sum(now and not was for was, now in zip(before, after, strict=True))
+    return Probing(kinds, paired_difference(before, after, [1.0] * len(probes)), len(lost), won, lost[:SHOWN_LOST])
+
+
+def _drift(domain: Domain, general: General, asked: Sequence[Asked], notes: dict[str, list[str]]) -> Drift | None:
+    """How many answers to general questions and probes talk like the training data."""
+    answers = [answer for answer in asked if answer.question.topic != DOMAIN]
+    if not answers:
+        notes["drift"] = ["Left out: there are no answers to look at."]
+        return None
+    texts = _outputs(domain.train or domain.held_out)[:MOST_TEXTS]
+    if not texts:
+        notes["drift"] = ["Left out: the words of the training data are not known without the data."]
+        return None
+    references = _outputs(general.measuring)
+    vocabulary = learn_vocabulary(texts, _outputs(general.other), references)
+    if not vocabulary.words:
+        notes["drift"] = ["Left out: no word is much more frequent in the training data than in general answers."]
+        return None
+    fallen = sorted(
+        (_sample(answer, vocabulary.share(answer.adapter)) for answer in answers if vocabulary.falls(answer.adapter)),
+        key=lambda sample: -sample.share,
+    )
+    own = _outputs(domain.held_out) if domain.train else []
+    return Drift(
+        asked=len(answers),
+        before=sum(vocabulary.falls(answer.base) for answer in answers),
+        after=len(fallen),
+        threshold=vocabulary.threshold,
+        words=list(vocabulary.words[:SHOWN_WORDS]),
+        own_words=len(vocabulary.words),
+        recognised=sum(map(vocabulary.falls, own)) / len(own) if own else None,
+        mistaken=sum(map(vocabulary.falls, references)) / len(references),
+        worst=fallen[:SHOWN_WORST],
+    )
+
+
+def _outputs(examples: Sequence[Example]) -> list[str]:
+    return ["\n".join(turn.output or "" for turn in example.turns) for example in examples]
+
+
+def _free(device: torch.device) -> None:
+    """Give a model's memory back; whoever calls holds no reference to it any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,128 @@
+"""What was measured, as plain values: report.json is these, and the page is made of them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from alpaca.evaluation.bootstrap import Interval
+
+
+@dataclass(frozen=True)
+class Change:
+    """Loss per token of the answers of so many rows, before (the base) and after (the adapter). `difference` is after
+    minus before."""
+
+    rows: int
+    tokens: int
+    before: float
+    after: float
+    difference: Interval
+
+    @property
+    def perplexities(self) -> tuple[float, float]:
+        return math.exp(min(self.before, 700)), math.exp(min(self.after, 700))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question with its reference and both answers; `share` is that of the data's own words in the adapter's."""
+
+    prompt: str
+    reference: str
+    base: str
+    adapter: str
+    share: float = 0.0
+
+
+@dataclass(frozen=True)
+class KindScore:
+    """How many probes of a kind were asked, and how many the base and the adapter passed."""
+
+    kind: str
+    asked: int
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Probing:
+    """All probes: scores by kind, and the difference as a share of all with its interval.
+
+    `lost`: how many the base passed and the adapter fails; `won`: the other way round; `examples`: some of the lost.
+    """
+
+    kinds: list[KindScore]
+    difference: Interval
+    lost: int
+    won: int
+    examples: list[Sample]
+
+    @property
+    def asked(self) -> int:
+        return sum(score.asked for score in self.kinds)
+
+    @property
+    def before(self) -> int:
+        return sum(score.before for score in self.kinds)
+
+    @property
+    def after(self) -> int:
+        return sum(score.after for score in self.kinds)
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How many answers to questions outside the domain talk like the training data.
+
+    `recognised`: share of the domain's own held-out answers that the measure takes for the data's, None without any;
+    `mistaken`: the same of general reference answers.
+    """
+
+    asked: int
+    before: int
+    after: int
+    threshold: float
+    words: list[str]
+    own_words: int
+    recognised: float | None
+    mistaken: float
+    worst: list[Sample]
+
+
+@dataclass(frozen=True)
+class ScalePoint:
+    """Loss per token with the adapter at `scale`; `domain` is None without held-out rows."""
+
+    scale: float
+    domain: float | None
+    general: float
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Losses over the adapter's scale, on so many rows of each set, and the scale that is recommended, if any."""
+
+    domain_rows: int
+    general_rows: int
+    points: list[ScalePoint]
+    recommended: float | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything. What could not be measured is None, and `notes` says why, by section.
+
+    `own_answers`: the loss of the base's own answers to general questions, which says how far the adapter moved away
+    from it, for better or worse.
+    """
+
+    general: Change
+    own_answers: Change | None = None
+    domain: Change | None = None
+    samples: list[Sample] = field(default_factory=list)
+    languages: dict[str, Change] = field(default_factory=dict)
+    probing: Probing | None = None
+    drift: Drift | None = None
+    sweep: Sweep | None = None
+    notes: dict[str, list[str]] = field(default_factory=dict)

@@ -1,0 +1,42 @@
+"""Measurements for tests of what is said about them: a good adapter, changed where a test wants it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alpaca.evaluation.bootstrap import Interval
+from alpaca.evaluation.results import Change, Drift, KindScore, Measured, Probing, Sample, ScalePoint, Sweep
+
+HOSTILE = "<script>alert(1)</script> </div> \u202eevil\u202c \x00\x1b[31m & \"quoted\" 羊驼 'x' \ud800"
+
+
+def change(before: float, after: float, spread: float = 0.01, rows: int = 40) -> Change:
+    gap = after - before
+    return Change(rows, 100 * rows, before, after, Interval(gap, gap - spread, gap + spread))
+
+
+def probing(*kinds: tuple[str, int, int, int], examples: list[Sample] | None = None) -> Probing:
+    scores = [KindScore(*kind) for kind in kinds]
+    asked = sum(score.asked for score in scores)
+    gap = sum(score.after - score.before for score in scores) / asked
+    return Probing(scores, Interval(gap, gap - 0.05, gap + 0.05), 1, 1, examples or [])
+
+
+def drift(asked: int, before: int, after: int, worst: list[Sample] | None = None) -> Drift:
+    return Drift(asked, before, after, 0.1, ["cria", "<b>"], 40, 0.8, 0.01, worst or [])
+
+
+def sweep(*points: tuple[float, float | None, float], recommended: float | None = None) -> Sweep:
+    return Sweep(16, 16, [ScalePoint(*point) for point in points], recommended)
+
+
+def measured(**changes: Any) -> Measured:
+    """Learned much, forgot nothing."""
+    given: dict[str, Any] = {
+        "general": change(2.0, 2.0),
+        "domain": change(3.0, 2.0),
+        "probing": probing(("arithmetic", 25, 20, 20), ("identity", 12, 10, 10)),
+        "drift": drift(100, 1, 1),
+        "sweep": sweep((0.0, 3.0, 2.0), (0.5, 2.3, 2.0), (1.0, 2.0, 2.0), recommended=1.0),
+    }
+    return Measured(**(given | changes))

@@ -1,0 +1,144 @@
+"""The page: one file that needs nothing else, whatever the answers hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from alpaca.evaluation.facts import DataFacts, RunFacts
+from alpaca.evaluation.figures import draw_curves, draw_lengths, draw_probes, draw_sweep
+from alpaca.evaluation.findings import Findings
+from alpaca.evaluation.history import History
+from alpaca.evaluation.markup import passage, text
+from alpaca.evaluation.page import make_page
+from alpaca.evaluation.report import as_json
+from alpaca.evaluation.results import Measured, Sample
+from alpaca.evaluation.verdict import judge
+from tests.evaluation.measured import HOSTILE, drift, measured, probing, sweep
+
+VOID = {"meta", "img", "br"}
+BADLY_NAMED = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5)
+HISTORY = History({name: [(1.0, 2.0), (2.0, 1.0)] for name in ("loss", "eval_loss", "learning_rate")}, 3.0, 1.0)
+
+
+class Checker(HTMLParser):
+    """Every tag that is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def findings(found: Measured, history: History = HISTORY, data: DataFacts | None = None) -> Findings:
+    run = RunFacts(HOSTILE, "f", "chat", "fp32", 1000, 10, "2026-01-01", {"lora_r": [HOSTILE]}, {"torch": HOSTILE},
+                   2, 10.0, 1000, 10**9, 4e6, None)  # fmt: skip
+    data = data or DataFacts(HOSTILE, {"train": 20}, 0.0, 20, 1, 2, {"English": 20}, [10, 20, 30])
+    pictures = {
+        "scale": draw_sweep(found.sweep) if found.sweep else None,
+        "probes": draw_probes(found.probing) if found.probing else None,
+        "lengths": draw_lengths(data.lengths, 20, "tokens") if data.lengths else None,
+    }
+    drawn = draw_curves(history) | {name: png for name, png in pictures.items() if png}
+    return Findings(HOSTILE, "today", 12.0, judge(found, None), found, history, data, run, drawn)
+
+
+def hostile() -> Measured:
+    return measured(
+        samples=[BADLY_NAMED] * 6,
+        probing=probing(("logic", 4, 2, 1), examples=[BADLY_NAMED]),
+        drift=drift(10, 1, 5, [BADLY_NAMED] * 3),
+        notes={section: [HOSTILE] for section in ("domain", "general", "answers", "drift", "sweep")},
+        languages={HOSTILE: measured().general},
+    )
+
+
+def bare() -> Measured:
+    return Measured(general=measured().general, notes={"drift": ["Left out."]})
+
+
+@pytest.mark.parametrize("made", [hostile, measured, bare])
+def test_the_page_is_whole_and_needs_nothing_from_elsewhere(made: Any) -> None:
+    page = make_page(findings(made()))
+    checker = Checker()
+    checker.feed(page)
+    assert checker.open == []
+    names = {tag for tag, _ in checker.tags}
+    assert not names & {"script", "link", "iframe", "object", "form", "base"}
+    for tag, attributes in checker.tags:
+        assert not any(name.startswith("on") for name in attributes), tag
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "data:image/png;base64,").startswith("data:image/png;base64,")
+        assert tag != "img" or attributes["alt"]
+    assert "url(" not in page and "@import" not in page
+
+
+def test_texts_of_others_can_neither_hide_nor_turn_the_page_around() -> None:
+    page = make_page(findings(hostile()))
+    assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b]", page)
+    assert "\\u202e" in page and "\u2400" in page
+    page.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("a<b>&\"'", "a&lt;b&gt;&amp;&quot;&#x27;"),
+        ("\x07", "\u2407"),
+        ("\u2028", "\\u2028"),
+        ("\U000e0041", "\\ue0041"),
+        ("\ud800", "?"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("a\n\tb", "a\n\tb"),
+    ],
+)
+def test_text(given: str, shown: str) -> None:
+    assert text(given) == shown
+
+
+def test_an_empty_answer_is_said_to_be_empty_and_a_long_one_is_cut() -> None:
+    assert "(empty)" in passage(" \n")
+    assert "more characters" in passage("x" * 5000) and len(passage("x" * 5000)) < 1500
+
+
+def test_the_page_begins_with_the_verdict() -> None:
+    found = findings(measured())
+    page = make_page(found)
+    places = [page.index(text(part)) for part in (*found.verdict.sentences, "1. How the training went", "7. The run")]
+    assert places == sorted(places)
+
+
+def test_numbers_are_json_that_any_program_reads() -> None:
+    broken = Sample("\ud800", "", "", "", float("nan"))
+    numbers = as_json(findings(measured(samples=[broken])))
+    again = json.loads(json.dumps(numbers, allow_nan=False))
+    assert again["samples"][0]["share"] is None
+    assert again["verdict"]["forgetting"] == "nothing"
+    assert again["general"]["difference"]["low"] == pytest.approx(-0.01)
+    assert again["sweep"]["points"][1] == {"scale": 0.5, "domain": 2.3, "general": 2.0}
+
+
+def test_a_figure_is_drawn_of_whatever_there_is() -> None:
+    assert draw_curves(History()) == draw_curves(History({"loss": [(1.0, 2.0)]})) == {}
+    curves = draw_curves(History({name: [(1.0, 2e9), (2.0, 1e9)] for name in ("loss", "memory", "tokens_per_second")}))
+    assert set(curves) == {"loss", "memory", "speed"}
+    for png in (
+        *curves.values(),
+        draw_sweep(sweep((0.0, None, 2.0), (1.0, None, 2.1))),
+        draw_probes(probing(("logic", 3, 0, 0))),
+        draw_lengths([5], 1024, "tokens"),
+    ):
+        assert png.startswith(b"\x89PNG")
