@@ -106,7 +106,8 @@ demo: $(SITE) ## install, fetch and convert a base, fine-tune it, and compare th
 	@$(PY) -m alpaca.compare --base_model $(BASE) --adapters base $(ADAPTER) --prompt "$(QUESTION)" \
 	    --repetition_penalty 1.1
 	@echo
-	@echo "The adapter is in $(ADAPTER)/, with a report of the training. What to do next:"
+	@echo "The adapter is in $(ADAPTER)/. $(ADAPTER)/report/index.html shows what it gained and what it forgot."
+	@echo "What to do next:"
 	@echo "  make predict PROMPT=\"How much hay does an alpaca eat?\"     ask it something else"
 	@echo "  make serve                                                 serve it over HTTP on port 5000"
 	@echo "  $(PY) finetune.py --data_path mine.jsonl --output_dir lora-mine     fine-tune on your own rows"

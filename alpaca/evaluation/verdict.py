@@ -12,11 +12,8 @@ from alpaca.evaluation.results import Change, Measured, Probing, ScalePoint, Swe
 
 GAIN = 0.02  # loss per token by which held-out rows must at least improve
 KEPT = 0.9  # share of the gain that the recommended scale keeps
-LOSS_RISE = (
-    0.03,
-    0.10,
-    0.30,
-)  # rise of the general loss per token from which something is forgotten: a little, clearly, much
+# From where on something is forgotten a little, clearly, much:
+LOSS_RISE = (0.03, 0.10, 0.30)  # rise of the general loss per token,
 PROBES_LOST = (0.05, 0.10, 0.25)  # as a share of the probes that the base passed,
 KIND_LOST = (0.30, 0.50, 2.0)  # or of those of one kind
 FEWEST_LOST = 3  # probes; fewer are chance
