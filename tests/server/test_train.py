@@ -44,6 +44,7 @@ def trainer(start_server: Start, tiny_base: Path) -> Server:
 def archive(trainer: Server) -> bytes:
     """The archive of a training long enough to learn the one answer by heart."""
     settings = {"quantization": "fp32", "num_epochs": 40, "batch_size": 4, "val_set_size": 0, "learning_rate": 0.01}
+    settings["replay_ratio"] = 0
     body = post(trainer, {"train_data": data_url(ROWS), **settings}).json()
     assert body["status"] == "succeeded", body
     assert "step" in body["logs"] and "verified" in body["logs"]
@@ -53,6 +54,7 @@ def archive(trainer: Server) -> bytes:
 def test_the_archive_holds_the_adapter_and_no_optimizer_state(archive: bytes) -> None:
     names = zipfile.ZipFile(io.BytesIO(archive)).namelist()
     assert {"adapter_config.json", "adapter_model.safetensors", "alpaca.json", "README.md"} <= set(names)
+    assert {"report/index.html", "report/report.json", "report/training.json"} <= set(names)
     assert not [name for name in names if "optimizer" in name or "checkpoint" in name]
 
 
@@ -74,7 +76,7 @@ def test_what_training_returns_is_served(archive: bytes, start_server: Start, ti
         ({"train_data": data_url(ROWS), "base_model": "nobody"}, "E3001"),
         ({"train_data": data_url(ROWS), "lora_target_modules": "nothing"}, "E5001"),
         ({"train_data": data_url(ROWS), "train_template": "../secret"}, "E2101"),
-        ({"train_data": data_url(ROWS, kind="application/zip")}, ""),
+        ({"train_data": data_url(ROWS, kind="application/zip"), "report_budget": 0}, ""),
     ],
 )
 def test_bad_inputs_fail_with_their_code(trainer: Server, inputs: dict[str, object], code: str) -> None:
@@ -109,6 +111,8 @@ def test_a_cancelled_training_stops_and_the_next_one_works(trainer: Server) -> N
     assert httpx.post(f"{trainer.url}{TRAIN.path}/endless/cancel", timeout=60).status_code == 200
     thread.join(60)
     assert not thread.is_alive() and ended[0]["status"] == "canceled"
-    body = post(trainer, {"train_data": data_url(ROWS), "num_epochs": 1, "quantization": "fp32"}).json()
+    body = post(
+        trainer, {"train_data": data_url(ROWS), "num_epochs": 1, "quantization": "fp32", "report_budget": 0}
+    ).json()
     assert body["status"] == "succeeded", body
     assert not [folder for folder in job_folders() if os.path.isdir(f"{folder}/adapter")]
