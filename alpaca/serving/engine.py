@@ -1,13 +1,12 @@
 """The engine: requests go in, streams of chunks come out, and one thread owns the model.
 
 Every step computes one token for each answer that decodes and a chunk of the prompts that wait, in one forward pass.
-Answers join and leave between steps. Whatever can be wrong with a request is found in submit(), before it is admitted.
+Answers join and leave between steps. What can be wrong with a request is found before, in alpaca/serving/admission.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import secrets
 import sys
 import threading
 import time
@@ -22,22 +21,20 @@ from typing import Any
 import torch
 
 from alpaca.adapter import changed_modules, load_tensors
-from alpaca.errors import AlpacaError, EmptyPrompt, EngineStopped, GenerationFailed, NoRoom, PromptTooLong
-from alpaca.examples import encode_prompt
-from alpaca.prompts import Template, load_template
+from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
+from alpaca.prompts import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
-from alpaca.serving.literal import LiteralTemplate
 from alpaca.serving.lora import LoraStack, Weights
-from alpaca.serving.request import BASE_ALONE, GenerationRequest
-from alpaca.serving.sampling import Sampler, answer_seed, choose
+from alpaca.serving.request import GenerationRequest
+from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.slots import Slots
 from alpaca.serving.step import build_step
 from alpaca.serving.stream import FinishReason, Stream
-from alpaca.serving.text import TextStream
 
 PATIENCE = 120.0  # seconds a request waits for a place for its adapter while all are in use
 
@@ -77,18 +74,22 @@ class Engine:
         eos_ids: tuple[int, ...],
         say: Callable[[str], None] = print,
     ) -> None:
-        """`template` is for requests that name none and whose adapter brings none; `default` is the adapter of those
-        that name none."""
+        """`template` and `default` (an adapter) are for requests that name none."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._slots = Slots(plan.slots)
-        self._context = plan.context
         self._stack = LoraStack(decoder.projections, decoder.columns)
-        self._tokenizer = tokenizer
-        self._template = template
-        self._adapters = adapters
-        self._default = default
-        self._eos_ids = eos_ids
+        self._admission = Admission(
+            tokenizer=tokenizer,
+            template=template,
+            adapters=adapters,
+            default=default,
+            eos_ids=eos_ids,
+            context=plan.context,
+            vocabulary=len(decoder.head),
+            stack=self._stack,
+            device=decoder.device,
+        )
         self._say = say
         self._scheduler = Scheduler(CHUNK[decoder.device.type])
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
@@ -106,18 +107,8 @@ class Engine:
 
     # --- any thread ---
     def submit(self, request: GenerationRequest) -> Stream:
-        """Check the request against adapter, template and context, and queue it.
-
-        It may take as long as the download of an adapter does. Raises the coded error of what is wrong: of the
-        adapter (E4…), the template (E2…), PromptTooLong with both numbers, or EngineStopped.
-        """
-        adapter = self._adapter_for(request)
-        prompt = encode_prompt(self._tokenizer, self._template_for(request, adapter), request.example)
-        if not prompt:  # some tokenizers drop characters
-            raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
-        used = adapter if request.adapter_scale else None
-        job = Job(request, used, prompt, self._room(request, len(prompt)))
-        self._add_answers(job, self._template_for(request, adapter))
+        """Check the request and queue it. Raises what Admission.admit raises, or EngineStopped."""
+        job = self._admission.admit(request)
         with self._lock:
             if self._closing or not self._thread.is_alive():
                 raise EngineStopped("the engine has stopped; restart the server")
@@ -150,56 +141,6 @@ class Engine:
         self._inbox.put(None)
         self._thread.join()
         self._loader.shutdown()
-
-    def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
-        if request.adapter == BASE_ALONE:
-            return None
-        adapter = self._default if request.adapter is None else self._adapters.find(request.adapter)
-        if adapter is not None:
-            self._stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
-        return adapter
-
-    def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
-        wanted = request.prompt_template
-        if not wanted:
-            return adapter.template if adapter is not None and adapter.template is not None else self._template
-        if "{" in wanted or "\n" in wanted:
-            return LiteralTemplate(wanted)
-        return load_template(wanted, self._tokenizer, allow_path=False)
-
-    def _room(self, request: GenerationRequest, prompt_length: int) -> int:
-        """How many tokens the answer may have."""
-        if prompt_length >= self._context:
-            raise PromptTooLong(
-                f"the prompt has {prompt_length:,} tokens, and the context holds {self._context:,} "
-                "together with the answer"
-            )
-        room = self._context - prompt_length
-        if request.total_tokens is None:
-            return min(request.max_tokens, room)
-        if prompt_length >= request.total_tokens:
-            raise PromptTooLong(
-                f"the prompt has {prompt_length:,} tokens, and total_tokens allows {request.total_tokens:,} "
-                "together with the answer"
-            )
-        return min(request.total_tokens - prompt_length, room)
-
-    def _add_answers(self, job: Job, template: Template) -> None:
-        request = job.request
-        stops = (*template.stop_strings, *request.stop_sequences)
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
-        vocabulary = len(self._decoder.head)
-        for index in range(request.n):
-            sampler = Sampler(
-                request,
-                job.prompt,
-                seed=answer_seed(seed, index),
-                eos_ids=self._eos_ids,
-                vocabulary=vocabulary,
-                device=self._decoder.device,
-            )
-            text = TextStream(self._tokenizer, stops)
-            job.answers.append(Sequence(job, index, sampler, text, frozenset(self._eos_ids), list(job.prompt)))
 
     # --- the engine's thread ---
     def _work(self) -> None:

@@ -1,0 +1,101 @@
+"""From a request to a job: the adapter found, the template filled, the tokens counted, or a coded error.
+
+All of it happens before a request is admitted, on the thread of whoever asks, so that nothing about a request can be
+wrong inside a step.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from alpaca.errors import EmptyPrompt, PromptTooLong
+from alpaca.examples import encode_prompt
+from alpaca.prompts import Template, load_template
+from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.literal import LiteralTemplate
+from alpaca.serving.lora import LoraStack
+from alpaca.serving.request import BASE_ALONE, GenerationRequest
+from alpaca.serving.sampling import Sampler, answer_seed
+from alpaca.serving.sequence import Job, Sequence
+from alpaca.serving.text import TextStream
+
+
+@dataclass(frozen=True)
+class Admission:
+    """What requests are checked against."""
+
+    tokenizer: Any
+    template: Template
+    """For requests that name none and whose adapter brings none."""
+    adapters: AdapterStore
+    default: Adapter | None
+    """The adapter of requests that name none."""
+    eos_ids: tuple[int, ...]
+    context: int
+    """Tokens of a prompt and its answer together."""
+    vocabulary: int
+    stack: LoraStack
+    device: torch.device
+
+    def admit(self, request: GenerationRequest) -> Job:
+        """The request as a job with its answers. It may take as long as the download of an adapter does.
+
+        Raises the coded error of what is wrong: of the adapter (E4…), the template (E2…), EmptyPrompt, or
+        PromptTooLong with both numbers.
+        """
+        adapter = self._adapter_for(request)
+        template = self._template_for(request, adapter)
+        prompt = encode_prompt(self.tokenizer, template, request.example)
+        if not prompt:  # some tokenizers drop characters
+            raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
+        used = adapter if request.adapter_scale else None
+        job = Job(request, used, prompt, self._room(request, len(prompt)))
+        self._add_answers(job, template)
+        return job
+
+    def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
+        if request.adapter == BASE_ALONE:
+            return None
+        adapter = self.default if request.adapter is None else self.adapters.find(request.adapter)
+        if adapter is not None:
+            self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
+        return adapter
+
+    def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
+        wanted = request.prompt_template
+        if not wanted:
+            return adapter.template if adapter is not None and adapter.template is not None else self.template
+        if "{" in wanted or "\n" in wanted:
+            return LiteralTemplate(wanted)
+        return load_template(wanted, self.tokenizer, allow_path=False)
+
+    def _room(self, request: GenerationRequest, prompt_length: int) -> int:
+        """How many tokens the answer may have."""
+        limit, what = self.context, "the context holds"
+        if request.total_tokens is not None and request.total_tokens < limit:
+            limit, what = request.total_tokens, "total_tokens allows"
+        if prompt_length >= limit:
+            raise PromptTooLong(
+                f"the prompt has {prompt_length:,} tokens, and {what} {limit:,} together with the answer"
+            )
+        return limit - prompt_length if request.total_tokens else min(request.max_tokens, limit - prompt_length)
+
+    def _add_answers(self, job: Job, template: Template) -> None:
+        request = job.request
+        stops = (*template.stop_strings, *request.stop_sequences)
+        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        for index in range(request.n):
+            sampler = Sampler(
+                request,
+                job.prompt,
+                seed=answer_seed(seed, index),
+                eos_ids=self.eos_ids,
+                vocabulary=self.vocabulary,
+                device=self.device,
+            )
+            text = TextStream(self.tokenizer, stops)
+            job.answers.append(Sequence(job, index, sampler, text, frozenset(self.eos_ids), list(job.prompt)))
