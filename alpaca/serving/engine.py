@@ -221,9 +221,7 @@ class Engine:
         """Read an adapter from disk, on the loader's thread, and say what it changes."""
         tensors, files = load_tensors(adapter.files), adapter.files
         changed = changed_modules(tensors)
-        self._say(
-            f"adapter: {adapter.name}, rank {files.spec.r}, changes {changed} of its {len(files.modules)} modules"
-        )
+        self._say(f"adapter: {adapter.name} changes {changed} of its {len(files.modules)} modules")
         if changed == 0:
             self._say(f"adapter: WARNING: every B of {adapter.name} is zero, so it changes nothing")
         return self._stack.prepare(files.spec, files.modules, tensors)
