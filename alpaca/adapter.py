@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from alpaca.base import fingerprint as base_fingerprint
-from alpaca.base import read_config, tensor_entries
+from alpaca.base_files import fingerprint as base_fingerprint
+from alpaca.base_files import read_config, tensor_entries
 from alpaca.card import CARD, Card, read_card
 from alpaca.errors import AdapterChanged, AdapterNotFound, BadAdapter, WrongBase
 from alpaca.lora_config import CONFIG, LoraSpec, names_of, parse_config, parse_json, read_json_file

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from peft import PeftModel
 
 from alpaca.adapter import BaseShape, changed_modules, load_adapter, load_tensors, verify_files
-from alpaca.base import fingerprint, load_model, load_tokenizer
+from alpaca.base import load_model, load_tokenizer
+from alpaca.base_files import fingerprint
 from alpaca.card import Card, check_special_tokens, read_card
 from alpaca.errors import AdapterChanged, AdapterError, AdapterNotFound, BadAdapter, WrongBase
 from alpaca.lora_config import parse_config

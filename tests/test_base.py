@@ -14,15 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alpaca import base as base_module
-from alpaca.base import (
-    choose_precision,
-    count_weights,
-    fingerprint,
-    free_memory,
-    load_model,
-    load_tokenizer,
-    resolve_base,
-)
+from alpaca.base import choose_precision, free_memory, load_model, load_tokenizer, resolve_base
+from alpaca.base_files import count_weights, fingerprint
 from alpaca.errors import BadBase, BaseNotFound, PrecisionUnavailable, SeveralBases
 from tests.conftest import make_base, make_tokenizer
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.base import load_tokenizer, read_config, resolve_base
+from alpaca.base import load_tokenizer, resolve_base
+from alpaca.base_files import read_config
 from alpaca.data.example import Example
 from alpaca.errors import BadSetting
 from alpaca.examples import EncodedSet, encode_examples

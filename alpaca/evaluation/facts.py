@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter import AdapterFiles
-from alpaca.base import count_weights, tensor_entries
+from alpaca.base_files import count_weights, tensor_entries
 from alpaca.card import Card
 from alpaca.data.duplicates import find_duplicates
 from alpaca.data.example import Example

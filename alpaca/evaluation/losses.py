@@ -51,11 +51,7 @@ class ScoringModel(PackedModel):
         self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
     ) -> Tensor:
         """input_ids, position_ids [1, n]; bounds [0, …, n]; label_positions, targets [m] → losses [m], fp32."""
-        base: Any = self.peft.get_base_model()
-        hidden = base.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False, **self._attention(bounds, input_ids.device)
-        ).last_hidden_state[0][label_positions]
-        head = base.get_output_embeddings().weight
+        hidden, head = self.decode(input_ids, position_ids, bounds)[label_positions], self.head
         rows = max(1, CHUNK_LOGITS // head.shape[0])
         losses = [
             functional.cross_entropy(functional.linear(part, head).float(), wanted, reduction="none")

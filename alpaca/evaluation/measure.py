@@ -12,7 +12,8 @@ from typing import Any
 import torch
 
 from alpaca.adapter import AdapterFiles, verify_files
-from alpaca.base import Choice, choose_precision, load_model, load_tokenizer, pick_device, read_config
+from alpaca.base import Choice, choose_precision, load_model, load_tokenizer, pick_device
+from alpaca.base_files import read_config
 from alpaca.card import check_special_tokens
 from alpaca.data.example import Example
 from alpaca.data.languages import UNCLEAR, languages_of

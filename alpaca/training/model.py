@@ -31,13 +31,26 @@ class PackedModel(nn.Module):
         self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
     ) -> Tensor:
         """input_ids, position_ids [1, n]; bounds [0, …, n]; label_positions, targets [m] → summed loss, fp32."""
-        base: Any = self.peft.get_base_model()
-        hidden = base.get_decoder()(
-            input_ids=input_ids, position_ids=position_ids, use_cache=False, **self._attention(bounds, input_ids.device)
-        ).last_hidden_state[0]
+        hidden = self.decode(input_ids, position_ids, bounds)
         if not len(targets):  # an idle micro-batch still takes part in every collective of sharded training
             return hidden.sum().float() * 0.0
-        return head_loss(hidden[label_positions], base.get_output_embeddings().weight, targets)
+        return head_loss(hidden[label_positions], self.head, targets)
+
+    @property
+    def head(self) -> Tensor:
+        """[vocabulary, width]."""
+        base: Any = self.peft.get_base_model()
+        weight: Tensor = base.get_output_embeddings().weight
+        return weight
+
+    def decode(self, input_ids: Tensor, position_ids: Tensor, bounds: list[int]) -> Tensor:
+        """The last hidden states of a pack, [n, width]; what the head is applied to."""
+        base: Any = self.peft.get_base_model()
+        decoded = base.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **self._attention(bounds, input_ids.device)
+        )
+        hidden: Tensor = decoded.last_hidden_state[0]
+        return hidden
 
     def _attention(self, bounds: list[int], device: torch.device) -> dict[str, Any]:
         if self.config._attn_implementation != "flash_attention_2":

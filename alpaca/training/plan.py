@@ -14,16 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.base import (
-    Choice,
-    choose_precision,
-    fingerprint,
-    free_memory,
-    load_tokenizer,
-    pick_device,
-    read_config,
-    resolve_base,
-)
+from alpaca.base import Choice, choose_precision, free_memory, load_tokenizer, pick_device, resolve_base
+from alpaca.base_files import fingerprint, read_config
 from alpaca.data.example import Example
 from alpaca.data.reader import read_examples
 from alpaca.data.report import ReadReport

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from alpaca.base import BYTES_PER_WEIGHT, count_weights, read_config, tensor_entries
+from alpaca.base import BYTES_PER_WEIGHT
+from alpaca.base_files import count_weights, read_config, tensor_entries
 from alpaca.errors import BadSetting
 from alpaca.examples import Encoded
 from alpaca.lora_config import LoraSpec

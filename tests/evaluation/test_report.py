@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from alpaca.base import fingerprint, load_tokenizer
+from alpaca.base import load_tokenizer
+from alpaca.base_files import fingerprint
 from alpaca.card import Card
 from alpaca.data.reader import read_examples
 from alpaca.errors import AdapterNotFound, BadAdapter, DataNotFound, NoRowsLeft, WrongBase

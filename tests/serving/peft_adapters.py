@@ -52,7 +52,8 @@ def make_adapter(
 
 
 def write_card(base: Path, folder: Path, template: str) -> None:
-    from alpaca.base import fingerprint, load_tokenizer
+    from alpaca.base import load_tokenizer
+    from alpaca.base_files import fingerprint
     from alpaca.card import Card
     from alpaca.prompts import load_template
 

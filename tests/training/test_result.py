@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from alpaca.adapter import load_adapter, verify_files
 from alpaca.archive import pack, unpack
-from alpaca.base import fingerprint, load_model, load_tokenizer
+from alpaca.base import load_model, load_tokenizer
+from alpaca.base_files import fingerprint
 from alpaca.card import read_card
 from alpaca.errors import VerificationFailed
 from alpaca.prompts import template_from_card
