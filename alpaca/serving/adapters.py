@@ -1,7 +1,7 @@
 """An adapter from wherever it is: a folder, an archive, or the https URL of an archive.
 
-`AdapterStore` serves strangers' requests: it turns a name into a verified adapter. `fetch_adapter` is for what the
-operator names.
+`AdapterStore` turns a name into a verified adapter, for strangers' requests and, with `trusted`, for what the operator
+names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
+from alpaca.adapter import AdapterFiles, BaseShape, Stamp, parts, stamp, verify_files
 from alpaca.card import CARD, Card, check_special_tokens
 from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
 from alpaca.prompts import Template, template_from_card
@@ -40,23 +40,6 @@ def tuned_here(project: Path) -> Path | None:
         return None
     print("adapter: lora-alpaca, because it is there and COG_WEIGHTS is not set (COG_WEIGHTS= serves the base alone)")
     return folder
-
-
-def fetch_adapter(source: str, cache_dir: Path | None = None, *, limits: Limits | None = None) -> Path:
-    """Return a local folder with the adapter's files; its content is for alpaca.adapter.verify_files to judge.
-
-    A folder is returned as it is. An archive is unpacked once into `cache_dir`, under the hash of its bytes. Raises
-    AdapterNotFound, BadArchive, DownloadRefused or CacheFull.
-    """
-    if is_url(source):
-        return CacheFolder(cache_dir or default_cache()).fetch(source, limits).folder
-    path = Path(os.path.expanduser(source))
-    if path.is_dir():
-        check_there(path)
-        return path
-    if path.is_file():
-        return CacheFolder(cache_dir or default_cache()).unpack(path).folder
-    raise AdapterNotFound(f"{source} is neither a folder nor a file nor an https:// URL")
 
 
 def is_url(source: str) -> bool:

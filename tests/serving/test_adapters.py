@@ -26,7 +26,7 @@ from alpaca.adapter import load_tensors
 from alpaca.archive import pack
 from alpaca.base import load_tokenizer
 from alpaca.errors import AdapterError, AdapterNotFound, AlpacaError, BadAdapter, CacheFull, DownloadRefused
-from alpaca.serving.adapters import Adapter, AdapterStore, fetch_adapter, tuned_here
+from alpaca.serving.adapters import Adapter, AdapterStore, tuned_here
 from alpaca.serving.cache_folder import CACHE_GB, CacheFolder, default_bytes
 from alpaca.serving.download import ALLOWED_HOSTS, Limits
 from tests.serving.hostile.hosts import Host, running_host
@@ -43,6 +43,16 @@ def folder(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+Fetch = Callable[[str], Path]
+
+
+@pytest.fixture
+def fetch(tiny_base: Path, cache: Path) -> Fetch:
+    """The folder that the operator's word for an adapter leads to."""
+    store = AdapterStore(tiny_base, load_tokenizer(tiny_base), cache_dir=cache, say=lambda line: None)
+    return lambda source: store.find(source, trusted=True).files.folder
 
 
 def zip_of(folder: Path, archive: Path) -> Path:
@@ -67,51 +77,51 @@ def tar_of(folder: Path, archive: Path, mode: str = "w") -> Path:
     "make", [zip_of, zip_in_folders, tar_of, partial(tar_of, mode="w:gz")], ids=["zip", "nested", "tar", "tar.gz"]
 )
 def test_an_archive_of_any_kind_is_unpacked_once(
-    folder: Path, tmp_path: Path, cache: Path, make: Callable[[Path, Path], Path]
+    folder: Path, tmp_path: Path, cache: Path, fetch: Fetch, make: Callable[[Path, Path], Path]
 ) -> None:
     archive = make(folder, tmp_path / "archive")
-    found = fetch_adapter(str(archive), cache)
+    found = fetch(str(archive))
     for name in FILES:
         assert (found / name).read_bytes() == (folder / name).read_bytes()
     before = (found / FILES[0]).stat().st_mtime_ns
-    assert fetch_adapter(str(archive), cache) == found
+    assert fetch(str(archive)) == found
     assert (found / FILES[0]).stat().st_mtime_ns == before
     assert {path.name for path in cache.iterdir()} == {found.name}
     assert not (found / "optimizer.pt").exists()
 
 
-def test_a_folder_is_taken_as_it_is(folder: Path, cache: Path) -> None:
-    assert fetch_adapter(str(folder), cache) == folder
+def test_a_folder_is_taken_as_it_is(folder: Path, cache: Path, fetch: Fetch) -> None:
+    assert fetch(str(folder)) == folder
     assert not cache.exists()
 
 
 def test_a_url_is_downloaded_and_unpacked(
-    folder: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, cache: Path, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = pack(folder, tmp_path / "adapter.zip")
     with running_host(adapter=archive.read_bytes()) as host:
         with pytest.raises(DownloadRefused, match=ALLOWED_HOSTS):
-            fetch_adapter(host.url("adapter"), cache)
+            fetch(host.url("adapter"))
         monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
-        found = fetch_adapter(host.url("adapter"), cache)
+        found = fetch(host.url("adapter"))
     assert {path.name for path in found.iterdir()} == set(FILES)
     assert [path.name for path in cache.iterdir()] == [found.name]
-    assert found == fetch_adapter(str(archive), cache)
+    assert found == fetch(str(archive))
 
 
 @pytest.mark.parametrize(
     ("source", "error"),
     [("/no/such/thing", AdapterNotFound), ("data:,x", DownloadRefused), ("s3://a/b", DownloadRefused)],
 )
-def test_what_is_no_adapter_is_refused(source: str, error: type[AlpacaError], cache: Path) -> None:
+def test_what_is_no_adapter_is_refused(source: str, error: type[AlpacaError], fetch: Fetch) -> None:
     with pytest.raises(error):
-        fetch_adapter(source, cache)
+        fetch(source)
 
 
-def test_a_folder_without_weights_names_what_is_missing(tmp_path: Path, cache: Path) -> None:
+def test_a_folder_without_weights_names_what_is_missing(tmp_path: Path, fetch: Fetch) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(AdapterNotFound, match=r"no adapter_model\.safetensors"):
-        fetch_adapter(str(tmp_path), cache)
+        fetch(str(tmp_path))
 
 
 def test_what_finetune_left_is_the_default_unless_something_was_said(
