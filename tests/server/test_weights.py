@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from alpaca.archive import pack
 from alpaca.cogserver import Server, ServerFailed
 from tests.conftest import ROOT
-from tests.server.over_http import Start, environment, post
+from tests.server.over_http import Start, environment, post, post_together
 from tests.serving.peft_adapters import edit_config, make_adapter
 
 pytestmark = pytest.mark.server
@@ -55,10 +54,11 @@ def file_server(folder: Path) -> Iterator[str]:
             thread.join()
 
 
-def text(server: Server, **more: float | str) -> str:
-    body = post(server, {**ASK, **more}).json()
-    assert body["status"] == "succeeded", body
-    return "".join(body["output"]).strip()
+def texts(server: Server, *asked: dict[str, float | str]) -> list[str]:
+    """The answers to ASK with the given inputs, all asked at once."""
+    bodies = [response.json() for response in post_together(server, [{**ASK, **more} for more in asked])]
+    assert all(body["status"] == "succeeded" for body in bodies), bodies
+    return ["".join(body["output"]).strip() for body in bodies]
 
 
 def test_a_folder_is_served(start_server: Start, tiny_base: Path, adapter: Path, expected: str) -> None:
@@ -67,9 +67,9 @@ def test_a_folder_is_served(start_server: Start, tiny_base: Path, adapter: Path,
     assert "fp32" in log and "as asked" in log  # base, precision and why
     assert "changes 4 of its 4 modules" in log
     assert "template: alpaca" in log
-    assert text(server) == expected
-    assert text(server, adapter_scale=0) != expected
-    assert text(server) == expected
+    assert texts(server, {}) == [expected]
+    assert texts(server, {"adapter_scale": 0}) != [expected]
+    assert texts(server, {}) == [expected]
     server.stop()
 
 
@@ -80,7 +80,7 @@ def test_a_zip_by_url_is_served(
     with file_server(tmp_path) as host:
         url = f"http://{host}/trained.zip?signature=x"
         server = start_server(tiny_base, COG_WEIGHTS=url, ALPACA_ALLOWED_HOSTS=host)
-    assert text(server) == expected
+    assert texts(server, {}) == [expected]
     server.stop()
 
 
@@ -127,12 +127,11 @@ def test_adapters_named_by_requests_are_served_in_one_batch(
         url = f"http://{host}/{archive.name}"
         server = start_server(tiny_base, ADAPTER_FOLDERS=f"{adapter.parent}:{tmp_path}", ALPACA_ALLOWED_HOSTS=host)
         named = ["mine", archive.name, url, "none"] * 2
-        with ThreadPoolExecutor(8) as pool:
-            said = list(pool.map(lambda name: text(server, adapter=name), named))
-            older = text(server, replicate_weights=url)
+        said = texts(server, *({"adapter": name} for name in named))
+        older = texts(server, {"replicate_weights": url})
     assert said[:3] == said[4:7] == [expected] * 3
     assert said[3] == said[7] != expected
-    assert older == expected
+    assert older == [expected]
     server.stop()
 
 
