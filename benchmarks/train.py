@@ -147,7 +147,7 @@ def _held_out_loss(model: Any, plan: Plan) -> float:
 
 def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, float]:
     """Run a contender in this process and measure it."""
-    from alpaca.base import peak_memory
+    from alpaca.device import peak_memory
 
     plan = make_bench_plan(contender, options)
     if contender.recipe == "packed":

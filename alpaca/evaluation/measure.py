@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from alpaca.adapter import AdapterFiles, verify_files
-from alpaca.base import Choice, choose_precision, load_model, load_tokenizer, pick_device
+from alpaca.base import Choice, choose_precision, load_model, load_tokenizer
 from alpaca.base_files import read_config
 from alpaca.card import check_special_tokens
 from alpaca.data.example import Example
 from alpaca.data.languages import UNCLEAR, languages_of
+from alpaca.device import pick_device
 from alpaca.errors import BadAdapter
 from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, make_questions
 from alpaca.evaluation.bootstrap import paired_difference

@@ -12,7 +12,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from alpaca.base import load_model, peak_memory
+from alpaca.base import load_model
+from alpaca.device import peak_memory
 from alpaca.training import attention
 from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
 from alpaca.training.config import FinetuneConfig

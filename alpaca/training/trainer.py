@@ -29,7 +29,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
 from alpaca.adapter import WEIGHTS
-from alpaca.base import peak_memory
+from alpaca.device import peak_memory
 from alpaca.errors import NonFiniteLoss
 from alpaca.examples import Encoded
 from alpaca.packing import Pack, Step

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-from alpaca.base import peak_memory
+from alpaca.device import peak_memory
 from alpaca.packing import Step
 from alpaca.training.batch import collate
 from alpaca.training.memory import explain_memory
