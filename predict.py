@@ -29,13 +29,19 @@ class Runner(BaseRunner):
         from alpaca.serving.adapters import tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up
+        from alpaca.serving.startup import Startup
 
+        startup = Startup()
         watch_cancellations()
         limits = EngineLimits.from_environment(ROOT)
         adapter = str(weights) if weights else tuned_here(ROOT)
         base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
+        startup.done("base")
         self.engine = open_engine(base, adapter, limits=limits)
+        startup.done("adapter and memory")
         warm_up(self.engine)
+        startup.done("warm-up")
+        startup.ready()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
@@ -141,7 +147,7 @@ class Runner(BaseRunner):
             )
             with self.engine.submit(request) as stream:
                 cancellation.closes(stream)
-                output = Output(stream, n)
+                output = Output(stream, request.n)
                 yield from output.pieces()
             for name, value in output.metrics().items():
                 self.record_metric(name, value)

@@ -15,7 +15,7 @@ class TrainingOutput(BaseModel):
     weights: Path
 
 
-def train(
+async def train(
     train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv or .parquet, by URL or upload."),
     base_model: str = Input(
         default="", description="The base: a folder in weights/ or a hub id. Empty: the only one in weights/."
@@ -34,7 +34,10 @@ def train(
     warmup_ratio: float = Input(default=0.05, ge=0, le=1, description="Share of the steps that warm up."),
     cutoff_len: int = Input(default=1024, ge=8, le=1048576, description="Tokens an example may have."),
     val_set_size: Optional[float] = Input(
-        default=None, ge=0, description="Rows held out, a count or a fraction; without, a tenth, at most 500."
+        default=None,
+        ge=0,
+        le=1000000000,
+        description="Rows held out, a count or a fraction; without, a tenth, at most 500.",
     ),
     train_on_inputs: bool = Input(default=False, description="Train on the prompts too, not on the responses only."),
     train_template: str = Input(
@@ -59,15 +62,18 @@ def train(
     ),
     gradient_checkpointing: bool = Input(default=False, description="Less memory for a third more time."),
     early_stopping_patience: Optional[int] = Input(
-        default=None, ge=1, description="Stop after so many evaluations without a better validation loss."
+        default=None, ge=1, le=1000000, description="Stop after so many evaluations without a better validation loss."
     ),
     report_budget: float = Input(
         default=0.05, ge=0, le=1, description="Time for the report, as a share of the training's; 0 leaves it out."
     ),
     seed: int = Input(default=42, ge=0, le=4294967295, description="The same seed and data give the same adapter."),
 ) -> TrainingOutput:
-    """Fine-tune and return the adapter as an archive, without optimizer state. Cancelling leaves nothing behind."""
-    settings = dict(locals())
-    from alpaca.training.job import run_job
+    """Fine-tune and return the adapter as an archive, without optimizer state.
 
-    return TrainingOutput(weights=Path(run_job(settings)))
+    Asynchronous because predict.py takes several at once: Cog then wants that of both.
+    """
+    settings = dict(locals())
+    from alpaca.training.job_process import train_apart
+
+    return TrainingOutput(weights=Path(await train_apart(settings)))

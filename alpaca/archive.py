@@ -23,7 +23,7 @@ from typing import Protocol
 
 from alpaca.adapter import WEIGHTS
 from alpaca.card import CARD
-from alpaca.errors import AdapterNotFound, BadArchive
+from alpaca.errors import AdapterNotFound, BadArchive, is_full_disk
 from alpaca.lora_config import CONFIG
 
 WANTED = (CONFIG, WEIGHTS, CARD)
@@ -87,6 +87,8 @@ def unpack(archive: Path, folder: Path) -> None:
     except BadArchive as error:
         raise BadArchive(f"{archive.name}: {error.message}") from None
     except DAMAGE as error:
+        if is_full_disk(error):  # that of this side: nothing is wrong with the archive
+            raise
         raise BadArchive(f"{archive.name} can't be unpacked: {str(error) or type(error).__name__}") from error
     lacking = [name for name in (CONFIG, WEIGHTS) if name not in taken]
     if lacking:

@@ -1,6 +1,6 @@
 """The base: find it, choose a precision for it and say why, and load it.
 
-A base is a Hugging Face folder: under ``weights/``, anywhere else on disk, or a hub id that is fetched once.
+A base is a Hugging Face folder: under ``weights/``, anywhere else on disk, or a hub id or URL that is fetched once.
 Weights are read from safetensors only.
 """
 
@@ -10,13 +10,13 @@ import json
 import logging
 import os
 import re
-import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca.base_files import count_weights, read_config, weight_files
+from alpaca.device import free_memory, pick_device
 from alpaca.errors import BadBase, BaseNotFound, PrecisionUnavailable, SeveralBases
 
 if TYPE_CHECKING:
@@ -50,11 +50,17 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
     """Return the folder of the base: `base_model`, else the variable BASE_MODEL, else the only one in `weights_dir`.
 
     `base_model` is a folder, the name of a folder in `weights_dir`, or a hub id (``owner/name``), which is fetched
-    into the hub cache. Raises BaseNotFound, SeveralBases, or BadBase for a folder that holds no usable base.
+    into the hub cache; or the http(s) URL of an archive, which is fetched once and must have the SHA-256 that the
+    variable BASE_SHA256 says. Never hand on a client's URL. Raises BaseNotFound, SeveralBases, BadBase for a folder
+    that holds no usable base, and the errors of alpaca.base_download.
     """
     wanted = base_model or os.environ.get("BASE_MODEL", "")
     if not wanted:
         return _only_base(weights_dir)
+    if re.match("https?://", wanted, re.IGNORECASE):
+        from alpaca.base_download import fetch_base
+
+        return fetch_base(wanted)
     for folder in (Path(wanted), weights_dir / wanted):
         if folder.is_dir():
             check_base(folder)
@@ -89,7 +95,7 @@ def _what_there_is(weights_dir: Path) -> str:
     there = f"There is: {', '.join(names)}." if names else f"{weights_dir}/ holds none yet."
     return (
         f"{there} Convert one (python -m alpaca.convert --help), fetch the small default base "
-        "(make weights/smollm2-135m-instruct/config.json), or name a folder or hub id with --base_model"
+        "(make weights/smollm2-135m-instruct/config.json), or name a folder, hub id or URL with --base_model"
     )
 
 
@@ -109,7 +115,11 @@ def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
 
 
 def check_base(folder: Path) -> None:
-    """Raise BadBase unless `folder` holds a configuration, safetensors weights and a tokenizer, all shards there."""
+    """Raise BadBase unless `folder` holds a configuration, a tokenizer and whole safetensors weights, all shards there.
+
+    The weights' headers are read and held against the files' sizes: a copy that was cut short is found before it is
+    loaded.
+    """
     read_config(folder)
     if not weight_files(folder):
         pickled = [f.name for f in folder.glob("*.bin")]
@@ -126,49 +136,10 @@ def check_base(folder: Path) -> None:
         missing = sorted(s for s in shards if not (folder / s).is_file())
         if missing:
             raise BadBase(f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}")
+    count_weights(folder)
 
 
 # --- precision ----------------------------------------------------------------------------------------------------
-def pick_device() -> torch.device:
-    """This process's GPU where there is one (LOCAL_RANK chooses it), else the CPU."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("cpu")
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes free on `device`; on the CPU what the system and the container's limit leave."""
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip().isdigit():
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
-    return max(0, free)
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes this process has had so far: on the GPU as torch counts them, else resident on the CPU."""
-    if device.type == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated(device))
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the process had before it became this program
-        peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if peak:
-            return int(peak[1]) * 1024
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def choose_precision(
     folder: Path, wanted: str = "auto", device: torch.device | None = None, training: bool = False
 ) -> Choice:
@@ -211,6 +182,7 @@ def _native_precision(device: torch.device) -> str:
 
 def require_bitsandbytes(precision: str) -> None:
     """Raise PrecisionUnavailable where bitsandbytes can't be used."""
+    hush_libraries()
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:  # a broken CUDA set-up raises RuntimeError and OSError as well

@@ -36,6 +36,8 @@ TRAIN = Endpoint(
 )
 TEXTS = ("id", "version", "created_at", "started_at", "completed_at", "error", "logs")
 STATUS = ("starting", "processing", "succeeded", "canceled", "failed")
+FAULTS = "HTTPValidationError"
+"""What the schema calls the list of what is wrong with the inputs."""
 
 
 def openapi_schema(entries: Mapping[Endpoint, Any], *, streaming: bool) -> Schema:
@@ -43,17 +45,16 @@ def openapi_schema(entries: Mapping[Endpoint, Any], *, streaming: bool) -> Schem
     schemas: Schema = {}
     paths: Schema = {}
     for endpoint, info in entries.items():
+        streams = streaming and endpoint is PREDICT
         schemas |= _component_schemas(endpoint, info)
-        post = {
-            "requestBody": {"content": {"application/json": {"schema": _ref(endpoint.request)}}},
-            "responses": {
-                "200": {"description": "OK", "content": {"application/json": {"schema": _ref(endpoint.response)}}},
-                "422": {"description": "Validation Error"},
-            },
+        post: Schema = {
+            "requestBody": {"content": {"application/json": {"schema": _ref(endpoint.request)}}, "required": True},
+            "responses": _responses(endpoint, streams=streams),
         }
-        if streaming and endpoint is PREDICT:
+        if streams:
             post["x-cog-streaming"] = True  # without it the server answers 406 to whoever asks for events
         paths[endpoint.path] = {"post": post}
+    schemas[FAULTS] = _faults()
     return {
         "openapi": "3.0.2",
         "info": {"title": "Cog", "version": "0.1.0"},
@@ -88,6 +89,33 @@ def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _responses(endpoint: Endpoint, *, streams: bool) -> Schema:
+    """Every answer that the server gives to a request, by its status."""
+    answer = {"application/json": {"schema": _ref(endpoint.response)}}
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    events = {"text/event-stream": {"schema": {"type": "string"}}} if streams else {}
+    faults = {"application/json": {"schema": _ref(FAULTS)}}
+    answers: dict[str, tuple[str, Schema]] = {
+        "200": ("Ended; status says whether it succeeded, failed (with its error) or was canceled", answer | events),
+        "202": ("Begun: the request had the header Prefer: respond-async", answer),
+        "400": ("The body is not JSON", text),
+        "409": ("Every place is taken; ask again", answer),
+        "413": ("The body is too large", text),
+        "415": ("The body is not declared as application/json", text),
+        "422": ("An input is not as this schema has it", faults | text),
+        "503": ("The server is not ready yet", answer),
+    }
+    return {status: {"description": says, "content": content} for status, (says, content) in answers.items()}
+
+
+def _faults() -> Schema:
+    """The body of a 422: each fault with the place of the input, what is wrong with it, and its kind."""
+    fault = {"loc": {"type": "array", "items": {"type": "string"}}, "msg": {"type": "string"}}
+    item = {"type": "object", "properties": {**fault, "type": {"type": "string"}}, "required": ["loc", "msg", "type"]}
+    detail = {"type": "array", "items": item}
+    return {"title": FAULTS, "type": "object", "properties": {"detail": detail}, "required": ["detail"]}
+
+
 def _component_schemas(endpoint: Endpoint, info: Any) -> Schema:
     properties: Schema = {}
     required: list[str] = []
@@ -111,8 +139,14 @@ def _component_schemas(endpoint: Endpoint, info: Any) -> Schema:
         endpoint.input: {"title": endpoint.input, "type": "object", "properties": properties}
         | ({"required": required} if required else {}),
         endpoint.output: info.output.json_type() | {"title": endpoint.output},
-        endpoint.request: {"title": endpoint.request, "type": "object", "properties": given},
-        endpoint.response: {"title": endpoint.response, "type": "object", "properties": answer},
+        endpoint.request: {"title": endpoint.request, "type": "object", "properties": given}
+        | ({"required": ["input"]} if required else {}),
+        endpoint.response: {
+            "title": endpoint.response,
+            "type": "object",
+            "properties": answer,
+            "required": ["status"],
+        },
         **enums,
     }
 

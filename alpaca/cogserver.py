@@ -3,6 +3,7 @@
     python -m alpaca.cogserver serve [--port 5000]          predictions
     python -m alpaca.cogserver train [--port 5001]          trainings
     python -m alpaca.cogserver predict -i prompt="…"        start it, ask once, stop it
+    python -m alpaca.cogserver schema                       the OpenAPI schema, as docs/openapi.json has it
 
 Run it where predict.py and train.py are. It writes .cog/openapi_schema.json, which Cog's command line would make.
 """
@@ -45,8 +46,8 @@ STOP_SECONDS = 5.0  # what a server may take to end by itself
 
 
 # --- the schema ---------------------------------------------------------------------------------------------------
-def write_schema(project: Path) -> Schema:
-    """Inspect the entry points in `project` and write the schema there, aside first. Returns it."""
+def read_schema(project: Path) -> Schema:
+    """Make the schema of the entry points in `project`. Raises ServerFailed where there are none."""
     from cog._inspector import create_predictor
 
     entries: dict[Endpoint, Any] = {}
@@ -58,7 +59,12 @@ def write_schema(project: Path) -> Schema:
             streaming |= endpoint is PREDICT and declares_streaming(project / file, name)
     if not entries:
         raise ServerFailed(f"{project.resolve()} has neither predict.py nor train.py; run this in the project's folder")
-    schema = openapi_schema(entries, streaming=streaming)
+    return openapi_schema(entries, streaming=streaming)
+
+
+def write_schema(project: Path) -> Schema:
+    """Make the schema of `project` and write it where the server looks for it, aside first. Returns it."""
+    schema = read_schema(project)
     path = project / SCHEMA
     path.parent.mkdir(exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -68,6 +74,11 @@ def write_schema(project: Path) -> Schema:
     finally:
         aside.unlink(missing_ok=True)
     return schema
+
+
+def schema_text(schema: Schema) -> str:
+    """The schema for people: indented, the inputs in the order of the source, the same on every machine."""
+    return json.dumps(schema, ensure_ascii=False, indent=2)
 
 
 def _load(path: Path) -> ModuleType:
@@ -94,6 +105,7 @@ def server_environment(mode: Endpoint, port: int, project: Path) -> dict[str, st
     """The environment it needs. Cog starts its worker as `python` from PATH: that must be this very Python."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     environment = {**os.environ, "PATH": path, "PORT": str(port), mode.stub: ENTRY_POINTS[mode]}
+    environment["COG_MAX_CONCURRENCY"] = "1"
     if mode is PREDICT:  # an image gets this from the decorator when it is built
         file, name = ENTRY_POINTS[mode].split(":")
         environment["COG_MAX_CONCURRENCY"] = str(declared_concurrency(project / file, name))
@@ -278,12 +290,16 @@ def main() -> None:
         command = commands.add_parser(name, help=f"serve {MODES[name].path} until it is stopped")
         command.add_argument("--port", type=int, default=port)
         command.add_argument("--host", default=LOCAL, help="0.0.0.0 lets other machines in (default: %(default)s)")
+    commands.add_parser("schema", help="print the OpenAPI schema")
     ask = commands.add_parser("predict", help="answer once and end")
     ask.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
     ask.add_argument("--verbose", action="store_true", help="show the server's log")
     arguments = parser.parse_args()
     if arguments.command in MODES:
         serve(MODES[arguments.command], arguments.host, arguments.port)
+    if arguments.command == "schema":
+        print(schema_text(read_schema(Path())))
+        return
     signal.signal(signal.SIGTERM, _end_on_sigterm)
     sys.exit(predict(arguments.input, verbose=arguments.verbose))
 

@@ -175,6 +175,12 @@ class CacheFull(AdapterError):
     code = "E4006"
 
 
+class CacheUnusable(AdapterError):
+    """The folder where adapters are kept can't be written to."""
+
+    code = "E4008"
+
+
 class AdapterChanged(AdapterError):
     """Files that were checked are gone or were changed before they were read; it may be asked for again at once."""
 
@@ -204,6 +210,27 @@ class VerificationFailed(TrainingError):
 
 class OutOfMemory(TrainingError):
     code = "E5005"
+
+
+class DiskFull(TrainingError):
+    code = "E5006"
+
+
+class TrainingKilled(TrainingError):
+    """The process that trains was ended from outside."""
+
+    code = "E5007"
+
+
+class TrainingBusy(TrainingError):
+    """Another training runs in this server."""
+
+    code = "E5008"
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or that no more of it may be used."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 P = ParamSpec("P")

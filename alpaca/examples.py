@@ -7,6 +7,7 @@ are the same in both, whatever the response begins with.
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -272,20 +273,23 @@ class _Codec:
         A control token that is cut after its first character can't be recognised, whatever the kind of tokenizer.
         """
         text = segment.text
-        ids: list[int] = []
+        pieces: list[str] = []
+        tokens: list[list[int]] = []  # what stands after each piece
         done = 0
         while found := self._control.search(text, done):
             own = not _overlap(found.span(), segment.literal)
             cut = found.start() if own else found.start() + 1
-            ids += self._texts([text[done:cut]], [goes_on or done > 0])[0]
-            if own:
-                ids.append(self._backend.token_to_id(found[0]))
+            pieces.append(text[done:cut])
+            tokens.append([self._backend.token_to_id(found[0])] if own else [])
             done = found.end() if own else cut
-        return ids + self._texts([text[done:]], [goes_on or done > 0])[0]
+        encoded = self._texts([*pieces, text[done:]], [goes_on, *(True for _ in pieces)])
+        return [token for piece in zip(encoded, [*tokens, []], strict=True) for ids in piece for token in ids]
 
 
 def _overlap(span: Span, spans: Sequence[Span]) -> bool:
-    return any(start < span[1] and span[0] < end for start, end in spans)
+    """Whether `span` touches one of `spans`, which are in order and apart: there may be as many as control tokens."""
+    before = bisect_left(spans, (span[1],))  # so many of them begin before its end
+    return before > 0 and span[0] < spans[before - 1][1]
 
 
 def _truncate(parts: list[_Part], cutoff_len: int) -> bool:

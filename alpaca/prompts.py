@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from datetime import date
@@ -19,6 +20,7 @@ from alpaca.errors import BadMessages, BadTemplate, TemplateNotFound
 
 Spans = tuple[tuple[int, int], ...]
 DATE = date(2024, 7, 26)
+MAX_REPEATS = 4  # of a placeholder: a stranger's template could make gigabytes of one prompt
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
 
 
@@ -126,23 +128,24 @@ class ChatTemplate:
         self._dateless = TODAY.sub(lambda found: repr(DATE.strftime(found[2])), self.jinja)
 
     def segments(self, example: Example) -> list[Segment]:
-        messages = [{"role": "system", "content": example.system}] if example.system.strip() else []
         marks: tuple[str, str] | None = None
         if any(self._control.search(text) for text in _texts(example)):
             marks = _unused_marks(example)
+        system = self._marked(example.system, marks)
+        messages = [{"role": "system", "content": system}] if example.system.strip() else []
         segments: list[Segment] = []
         done = ""  # rendered text that is already in a segment
         rendered = ""
         for turn in example.turns:
             content = f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
-            messages.append({"role": "user", "content": content})
-            prompt = self._render(messages, marks, example.row, ask=True)
+            messages.append({"role": "user", "content": self._marked(content, marks)})
+            prompt = self._render(messages, example.row, ask=True)
             self._check_prefix(rendered, prompt, example, "the turns before the last")
             segments.append(_unmark(prompt[len(done) :], False, marks))
             if turn.output is None:
                 break
-            messages.append({"role": "assistant", "content": turn.output})
-            rendered = self._render(messages, marks, example.row, ask=False)
+            messages.append({"role": "assistant", "content": self._marked(turn.output, marks)})
+            rendered = self._render(messages, example.row, ask=False)
             self._check_prefix(prompt, rendered, example, "the prompt")
             end = self._response_end(rendered, len(prompt), marks)
             done = rendered[:end]
@@ -152,13 +155,13 @@ class ChatTemplate:
     def card(self) -> dict[str, Any]:
         return {"kind": "chat", "name": self.name, "chat_template": self.jinja, "sha256": _sha256(self.jinja)}
 
-    def _render(self, messages: list[dict[str, str]], marks: tuple[str, str] | None, row: int, *, ask: bool) -> str:
-        """`marks` are put around every control token's spelling inside the messages, to be found again."""
+    def _marked(self, text: str, marks: tuple[str, str] | None) -> str:
+        """`text` with `marks` around every control token's spelling in it, to be found again once it is rendered."""
+        return text if marks is None else self._control.sub(rf"{marks[0]}\g<0>{marks[1]}", text)
+
+    def _render(self, messages: list[dict[str, str]], row: int, *, ask: bool) -> str:
         import jinja2
 
-        if marks is not None:
-            wrapped = rf"{marks[0]}\g<0>{marks[1]}"
-            messages = [{**message, "content": self._control.sub(wrapped, message["content"])} for message in messages]
         where = f"row {row}: " if row else ""
         try:
             text = self.tokenizer.apply_chat_template(
@@ -207,17 +210,16 @@ def load_template(name: str, tokenizer: Any = None, *, folder: Path | None = Non
             raise BadTemplate("the template 'chat' belongs to a base's tokenizer, and no tokenizer was given")
         return ChatTemplate(tokenizer)
     folder = folder or templates_folder()
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # unlike Path's own it leaves the name of nobody as it is
     is_path = name.endswith(".json") or path.name != name
-    if is_path and allow_path and path.is_file():
-        return _read_template(path)
-    if not is_path and (folder / f"{name}.json").is_file():
-        return _read_template(folder / f"{name}.json")
+    found = path if is_path else folder / f"{name}.json"
+    if (allow_path or not is_path) and os.path.isfile(found):  # which takes a name of any length, unlike is_file()
+        return _read_template(found)
     there = [*sorted(file.stem for file in folder.glob("*.json")), "chat", "auto"]
-    near = difflib.get_close_matches(name, there, n=1)
+    near = difflib.get_close_matches(name[:100], there, n=1)
     meant = f" Did you mean '{near[0]}'?" if near else ""
     raise TemplateNotFound(
-        f"no template '{name}'. There are: {', '.join(there)} (in {folder}).{meant} "
+        f"no template '{name[:100]}'. There are: {', '.join(there)} (in {folder}).{meant} "
         "Put your own JSON file there" + (" or give its path." if allow_path else ".")
     )
 
@@ -316,6 +318,8 @@ def _check_prompt(name: str, field: str, prompt: str, marker: str, needed: set[s
     if unknown := found - needed:
         known = " and ".join(f"{{{placeholder}}}" for placeholder in sorted(needed, reverse=True))
         raise BadTemplate(f"{where} holds {{{min(unknown)}}}, which nothing is put into; it may hold {known}")
+    if often := [placeholder for placeholder in needed if prompt.count(f"{{{placeholder}}}") > MAX_REPEATS]:
+        raise BadTemplate(f"{where} holds {{{min(often)}}} more than {MAX_REPEATS} times")
     at = prompt.rfind(marker)
     if at < 0:
         raise BadTemplate(f"{where} does not hold the response_split {marker!r}")

@@ -25,6 +25,7 @@ NOT_OURS = {
     ".hypothesis",
     ".venv",
     ".cog",
+    ".container",
     "weights",
     "unconverted-weights",
     "__pycache__",
@@ -105,7 +106,7 @@ def test_cog_yaml_names_the_image_that_was_decided(cog_yaml: dict[str, Any]) -> 
     assert (ROOT / build["python_requirements"]).is_file()
 
 
-@pytest.mark.parametrize(("key", "kind"), [("run", ast.ClassDef), ("train", ast.FunctionDef)])
+@pytest.mark.parametrize(("key", "kind"), [("run", ast.ClassDef), ("train", ast.AsyncFunctionDef)])
 def test_cog_yaml_points_to_what_exists(cog_yaml: dict[str, Any], key: str, kind: type[ast.AST]) -> None:
     file, _, name = cog_yaml[key].partition(":")
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))

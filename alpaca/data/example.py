@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from alpaca.errors import BadMessages
 
 ROLES = ("system", "user", "assistant")
+MAX_NAMES = 30  # fields listed in a message
 UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -87,9 +88,11 @@ def type_name(value: object) -> str:
 
 
 def names(fields: Iterable[object]) -> str:
-    """Field names as one line for people."""
-    shown = (str(name)[:40] for name in fields)
-    return ", ".join(name if name.isprintable() else repr(name) for name in shown) or "none"
+    """Field names as one line for people: the first of them, where there are very many."""
+    found = list(fields)
+    shown = [str(name)[:40] for name in found[:MAX_NAMES]]
+    more = [f"{len(found) - MAX_NAMES:,} more"] if len(found) > MAX_NAMES else []
+    return ", ".join([*(name if name.isprintable() else repr(name) for name in shown), *more]) or "none"
 
 
 def _role_and_content(message: Mapping[str, str], number: int) -> tuple[str, str]:

@@ -30,7 +30,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from alpaca.archive import unpack
-from alpaca.errors import AdapterError, CacheFull
+from alpaca.cache_home import CACHE, cache_home
+from alpaca.errors import AdapterError, CacheFull, CacheUnusable, is_full_disk
 from alpaca.serving.download import Limits, download, shown
 
 CACHE_GB = "ALPACA_CACHE_GB"
@@ -40,7 +41,7 @@ HIDDEN = (".download-", ".unpack-", ".gone-")
 
 def default_cache() -> Path:
     """Where unpacked adapters are kept: $ALPACA_CACHE, else ~/.cache/alpaca, in its folder adapters."""
-    return Path(os.environ.get("ALPACA_CACHE") or Path.home() / ".cache" / "alpaca") / "adapters"
+    return cache_home() / "adapters"
 
 
 def default_bytes() -> int:
@@ -71,7 +72,7 @@ class CacheFolder:
         self.max_bytes = default_bytes() if max_bytes is None else max_bytes
         self._holds: weakref.WeakSet[Hold] = weakref.WeakSet()
         self._lock = threading.Lock()  # between taking a hold and removing what nobody holds
-        if folder.is_dir():
+        if os.access(folder, os.W_OK):
             self._sweep()
 
     def fetch(self, url: str, limits: Limits | None = None) -> Hold:
@@ -156,6 +157,10 @@ class CacheFolder:
             lock = _lock(aside)
         try:
             yield aside
+        except OSError as error:
+            if is_full_disk(error):
+                raise CacheFull(f"the disk of {self.folder} is full: {CACHE} names another one") from None
+            raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
             os.close(lock)
@@ -163,8 +168,14 @@ class CacheFolder:
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """While no other thread or process adds, removes or sweeps."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(self.folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = _lock(self.folder)
+        except OSError as error:
+            raise CacheUnusable(
+                f"{self.folder} can't be written to ({error.strerror}); adapters are unpacked there, and {CACHE} names "
+                "another folder"
+            ) from None
         try:
             yield
         finally:

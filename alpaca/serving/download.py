@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from alpaca.errors import DownloadRefused
+from alpaca.errors import DownloadRefused, is_full_disk
 
 ALLOWED_HOSTS = "ALPACA_ALLOWED_HOSTS"
 CHUNK = 1 << 18
@@ -40,7 +40,8 @@ class Limits:
 
 
 def download(url: str, target: Path, limits: Limits | None = None) -> None:
-    """Write what `url` holds to `target`. Raises DownloadRefused with the reason; a partial file may be left."""
+    """Write what `url` holds to `target`. Raises DownloadRefused with the reason, and OSError where
+    the disk is full; a partial file may be left."""
     limits = limits or Limits()
     deadline = time.monotonic() + limits.seconds
     for _ in range(limits.redirects + 1):
@@ -107,6 +108,8 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
         with connection.cut_after(deadline - time.monotonic()):
             yield response
     except (OSError, http.client.HTTPException, ValueError, DownloadRefused) as error:
+        if is_full_disk(error):
+            raise
         if time.monotonic() >= deadline:
             raise DownloadRefused(f"{shown(url)}: not done after {limits.seconds:g} s") from error
         if isinstance(error, DownloadRefused):

@@ -9,9 +9,10 @@ from typing import Any
 
 from alpaca.data.example import Example
 from alpaca.errors import BadMessages, ConflictingInputs, OutOfRange
-from alpaca.serving.request import GenerationRequest
+from alpaca.serving.request import BOUNDS, GenerationRequest
 
 MAX_MESSAGES = 1000
+MAX_STOP_TEXT = 65_536  # as many sequences as may be, as long as they may be, written as JSON in escapes
 DEFAULTS: dict[str, Any] = {f.name: f.default for f in fields(GenerationRequest)}
 OLDER_NAMES = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "replicate_weights": "adapter"}
 
@@ -50,7 +51,7 @@ def request_from_inputs(
         example=example_from_inputs(prompt, input, system_prompt, messages),
         stop_sequences=parse_stop_sequences(stop_sequences or ""),
         prompt_template=prompt_template or "",
-        **settings,
+        **{name: _whole(name, value) for name, value in settings.items()},
     )
 
 
@@ -76,16 +77,24 @@ def example_from_inputs(
 
 def parse_stop_sequences(text: str) -> tuple[str, ...]:
     """Split the stop_sequences input: a JSON list of texts, else texts with commas between, taken as they stand."""
+    if len(text) > MAX_STOP_TEXT:
+        raise OutOfRange(f"stop_sequences has {len(text):,} characters; at most {MAX_STOP_TEXT:,}")
     if text.lstrip().startswith("["):
         try:
             listed = json.loads(text)
-        except ValueError:
-            listed = None  # "[INST]" is a stop sequence, not JSON
+        except (ValueError, RecursionError):
+            listed = None  # "[INST]" is a stop sequence, not JSON, and so are a thousand brackets
         if isinstance(listed, list):
             if not all(isinstance(item, str) and item for item in listed):
                 raise OutOfRange("stop_sequences: a JSON list must hold texts, none of them empty")
             return tuple(listed)
     return tuple(part for part in text.split(",") if part)
+
+
+def _whole(name: str, value: Any) -> Any:
+    """A whole number as an int, where one is wanted: to JSON and its schema, 2.0 is 2."""
+    wanted = name in BOUNDS and isinstance(BOUNDS[name][0], int)
+    return int(value) if wanted and isinstance(value, float) and value.is_integer() else value
 
 
 def _one_of(name: str, settings: Mapping[str, Any], old: str, value: Any) -> Any:

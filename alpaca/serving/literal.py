@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from alpaca.data.example import Example
-from alpaca.errors import BadMessages, BadTemplate
+from alpaca.errors import BadMessages, BadTemplate, OutOfRange
 from alpaca.prompts import Segment, fill
+from alpaca.serving.request import MAX_TEXT_CHARS
 
 
 class LiteralTemplate:
@@ -26,7 +27,8 @@ class LiteralTemplate:
         self._plain = text
 
     def segments(self, example: Example) -> list[Segment]:
-        """One prompt segment. Raises BadMessages for a conversation of several turns, for which there is no rule."""
+        """One prompt segment. Raises BadMessages for a conversation of several turns, for which there is no rule, and
+        OutOfRange where the template repeats a text until it is too long."""
         if len(example.turns) > 1:
             raise BadMessages(
                 f"messages holds {len(example.turns)} turns, and a prompt_template given as text can hold one; "
@@ -38,6 +40,9 @@ class LiteralTemplate:
         text = self._text
         if text is None:
             text = "{system_prompt}\n\n" + self._plain if example.system.strip() else self._plain
+        size = len(text) + sum(text.count(f"{{{name}}}") * len(value) for name, value in values.items())
+        if size > MAX_TEXT_CHARS:
+            raise OutOfRange(f"prompt_template, filled, has {size:,} characters; at most {MAX_TEXT_CHARS:,}")
         return [fill(text, values)]
 
     def card(self) -> dict[str, Any]:

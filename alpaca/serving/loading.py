@@ -11,12 +11,11 @@ from typing import Any
 from alpaca.base import (
     WEIGHTS,
     choose_precision,
-    free_memory,
     load_model,
     load_tokenizer,
-    pick_device,
     resolve_base,
 )
+from alpaca.device import free_memory, pick_device
 from alpaca.prompts import load_template
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
@@ -26,6 +25,8 @@ from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
 Say = Callable[[str], None]
+LEFT = {"cuda": 0, "cpu": 150_000_000}
+"""Bytes that stay free for the steps: without them a small container thrashes, or is killed at its first request."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
         dtype,
         slots=limits.concurrency,
         context=decoder.context,
-        free=free_memory(device),
+        free=max(0, free_memory(device) - LEFT[device.type]),
         device=device,
     )
     say(f"adapters: room for {columns} ranks together, {columns * per_column / 1e9:.2f} GB")

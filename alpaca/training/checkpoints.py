@@ -14,6 +14,7 @@ from alpaca.errors import BadCheckpoint
 from alpaca.lora_config import CONFIG
 from alpaca.training.trainer import RUN_FILE
 
+HIDDEN = ".saving-"  # how the names of what is written aside begin
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json", RUN_FILE)
 
 
@@ -87,7 +88,7 @@ def set_aside(output_dir: Path) -> Path | None:
 
 def clear_leftovers(output_dir: Path) -> None:
     """Remove what a killed process had half written."""
-    for path in output_dir.glob(".saving-*"):
+    for path in output_dir.glob(f"{HIDDEN}*"):
         if path.is_file():
             path.unlink()
         shutil.rmtree(path, ignore_errors=True)

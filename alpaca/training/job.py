@@ -1,48 +1,97 @@
-"""A fine-tune as a training job: inputs come as plain values, the adapter leaves as one archive."""
+"""A fine-tune as a training job: settings come as plain values, the adapter leaves as one archive."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
+import json
 import os
 import shutil
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from alpaca.archive import pack
-from alpaca.errors import BadSetting
+from alpaca.base import resolve_base
+from alpaca.base_files import fingerprint
+from alpaca.card import CARD
+from alpaca.errors import BadCheckpoint, BadSetting
+from alpaca.training.checkpoints import HIDDEN, checkpoints_in
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR
 from alpaca.training.run import finetune
 
 ARCHIVE = "lora-weights.zip"
 
 
-def uploaded(value: Any) -> Path:
-    """The file behind a Path input. Raises BadSetting for a path of the server's own disk.
+def run_job(values: dict[str, Any], work: Path) -> Path:
+    """Fine-tune with what `prepare` gave and return the archive of the adapter. Raises AlpacaError.
 
-    Cog turns URLs and data URLs into files of its own; a path that a client wrote down arrives as it was written, and
-    following it would let anyone read the container's files.
+    Everything is written into `work`, or, with the operator's variable OUTPUT_DIR, into a folder there that is kept:
+    see `_kept`.
     """
-    path = Path(str(value))
-    if isinstance(value, str) or not path.resolve().is_relative_to(Path(tempfile.gettempdir()).resolve()):
-        raise BadSetting(f"train_data is {str(value)[:200]!r}: give an http(s) URL, or upload the file")
-    return path
+    if kept := os.environ.get(OUTPUT_DIR, "").strip():
+        return _kept(values, Path(kept), f"lora-{_identity(values)}")
+    finetune(_config(values, work / ADAPTER))
+    return pack(work / ADAPTER, work / ARCHIVE)
 
 
-def run_job(inputs: dict[str, Any]) -> Path:
-    """Fine-tune with the inputs of train.py and return the archive of the adapter.
+def _config(values: dict[str, Any], folder: Path, resume: str = "") -> FinetuneConfig:
+    given = {**values, "output_dir": str(folder), "resume_from_checkpoint": resume}
+    return FinetuneConfig.from_sourced({name: (value, "training input") for name, value in given.items()})
 
-    The archive stays until this process runs its next job, because Cog reads it after the job has returned; whatever
-    else was written is gone, also when the job is cancelled. Raises AlpacaError.
+
+# --- jobs that are kept -------------------------------------------------------------------------------------------
+def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
+    """Fine-tune into root/name, going on from what an interrupted job of the same inputs left there.
+
+    A finished adapter stays, its checkpoints don't; the archive lies beside it. A job that is asked for again when it
+    is finished gives the same archive at once.
     """
-    names = {"train_data": "data_path", "train_template": "prompt_template_name"}
-    values = {names.get(name, name): value for name, value in inputs.items()}
-    values["data_path"] = str(uploaded(values["data_path"]))
-    work = Path(tempfile.gettempdir()) / f"alpaca-job-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    values["output_dir"] = str(work / "adapter")
-    config = FinetuneConfig.from_sourced({name: (value, "training input") for name, value in values.items()})
+    folder = root / name
+    with _alone(root, name):
+        if (folder / CARD).is_file() and not checkpoints_in(folder):
+            print(f"{folder} has the adapter of these inputs already: it is not trained again")
+        else:
+            try:
+                finetune(_config(values, folder, resume="auto"))
+            except BadCheckpoint as error:
+                print(f"{error.message}\nThe job begins anew")
+                finetune(_config(values, folder))
+            for checkpoint in checkpoints_in(folder):  # the last one last: until then the job can go on
+                gone = checkpoint.rename(folder / f"{HIDDEN}{checkpoint.name}")
+                shutil.rmtree(gone, ignore_errors=True)
+        return pack(folder, root / f"{name}.zip")
+
+
+def _identity(values: dict[str, Any]) -> str:
+    """Twelve hex digits for inputs, rows and base: the same job has the same ones in every container."""
+    settings = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    with open(values["data_path"], "rb") as rows:
+        digest.update(hashlib.file_digest(rows, "sha256").digest())
+    digest.update(fingerprint(resolve_base(values["base_model"] or None)).encode())
+    return digest.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """While no other container trains the same on a shared volume. Raises BadSetting, also for a root that can't be
+    written to."""
     try:
-        finetune(config)
-        return pack(work / "adapter", work / ARCHIVE)
+        root.mkdir(parents=True, exist_ok=True)
+        lock = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise BadSetting(f"{OUTPUT_DIR} is {root}, which can't be written to: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise BadSetting(f"these inputs are being trained in {root / name} by another server; wait for it") from None
+    except OSError:  # file systems that lock nothing (NFS) do without
+        pass
+    try:
+        yield
     finally:
-        shutil.rmtree(work / "adapter", ignore_errors=True)
+        os.close(lock)

@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.base import Choice, choose_precision, free_memory, load_tokenizer, pick_device, resolve_base
+from alpaca.base import Choice, choose_precision, load_tokenizer, resolve_base
 from alpaca.base_files import fingerprint, read_config
 from alpaca.data.example import Example
 from alpaca.data.reader import read_examples
 from alpaca.data.report import ReadReport
 from alpaca.data.split import Split, split
+from alpaca.device import free_memory, pick_device
 from alpaca.errors import BadSetting, NoRowsLeft
 from alpaca.examples import Encoded, EncodedSet, encode_examples, plain_preview, preview
 from alpaca.lora_config import LoraSpec
 from alpaca.packing import Pack, Step, fill_packs, plan_steps
 from alpaca.prompts import Template, load_template
-from alpaca.training import preflight
+from alpaca.training import disk, preflight
 from alpaca.training.attention import choose_attention
 from alpaca.training.batch import label_count
 from alpaca.training.config import FinetuneConfig
@@ -205,6 +206,8 @@ def _say_plan(plan: Plan, say: Say) -> None:
     count = preflight.trainable_parameters(plan.base, plan.spec)
     names = ", ".join(plan.spec.target_modules)
     say(f"adapter     {count:,} parameters to train: rank {plan.spec.r} on {names}")
+    room = disk.check_room(Path(plan.config.output_dir), count, resumes=bool(plan.config.resume_from_checkpoint))
+    say(f"disk        {room}")
     expected, free = estimate(plan), free_memory(plan.device)
     say(f"estimate    {expected.line()}")
     if expected.memory > free + memory_now(plan.device):

@@ -6,10 +6,12 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import AlpacaError
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.disk import explain_disk
 from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
 from alpaca.training.screen import Say, is_main_process, say_on_main
 
@@ -26,7 +28,8 @@ def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None
         return None
     from alpaca.training.fit import train
 
-    finetuned = train(plan, say)
+    with explain_disk(Path(config.output_dir)):
+        finetuned = train(plan, say)
     if config.report_budget and is_main_process():
         report(plan, finetuned, say)
     return finetuned

@@ -7,14 +7,24 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
+from alpaca.cogschema import Endpoint
 from alpaca.cogserver import Server
 
 READY_SECONDS = 180.0
 Start = Callable[..., Server]
+
+
+class Reachable(Protocol):
+    """A server, wherever it runs."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def mode(self) -> Endpoint: ...
 
 
 def environment(base: Path, cache: Path, **more: str) -> dict[str, str]:
@@ -23,12 +33,12 @@ def environment(base: Path, cache: Path, **more: str) -> dict[str, str]:
     return {**own, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **more}
 
 
-def post(server: Server, inputs: Any, **options: Any) -> httpx.Response:
+def post(server: Reachable, inputs: Any, **options: Any) -> httpx.Response:
     """POST a prediction (or training) and return the whole response."""
     return httpx.post(server.url + server.mode.path, json={"input": inputs}, timeout=180.0, **options)
 
 
-def post_together(server: Server, inputs: Sequence[Any]) -> list[httpx.Response]:
+def post_together(server: Reachable, inputs: Sequence[Any]) -> list[httpx.Response]:
     """POST all at the same time, each until it is taken: a place is free a moment after its answer was sent."""
 
     def until_taken(asked: Any) -> httpx.Response:
@@ -41,7 +51,7 @@ def post_together(server: Server, inputs: Sequence[Any]) -> list[httpx.Response]
         return list(pool.map(until_taken, inputs))
 
 
-def events(server: Server, inputs: Any, prediction: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def events(server: Reachable, inputs: Any, prediction: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """The events of a streamed prediction, as (name, data)."""
     body = {"input": inputs, **({"id": prediction} if prediction else {})}
     headers = {"Accept": "text/event-stream"}

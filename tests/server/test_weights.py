@@ -42,13 +42,13 @@ def expected(tiny_base: Path, adapter: Path) -> str:
 
 
 @contextlib.contextmanager
-def file_server(folder: Path) -> Iterator[str]:
+def file_server(folder: Path, address: str = "127.0.0.1") -> Iterator[str]:
     """Serves a folder's files over http; gives host:port."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as store:
+    with ThreadingHTTPServer((address, 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as store:
         thread = threading.Thread(target=store.serve_forever)
         thread.start()
         try:
-            yield f"127.0.0.1:{store.server_address[1]}"
+            yield f"{address}:{store.server_address[1]}"
         finally:
             store.shutdown()
             thread.join()

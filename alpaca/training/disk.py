@@ -1,0 +1,53 @@
+"""Room on the disk for a run: refused before it begins where it can't be enough, explained where it ran out."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from alpaca.errors import AlpacaError, DiskFull, is_full_disk
+
+BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and AdamW's two moments in fp32
+CHECKPOINTS = 3  # two are kept while the next one is written
+BESIDES = 20_000_000  # records, report, and the tokens of the rows
+FULL = 4_000_000  # less than this is free: a writer that says nothing of it has met the end of the disk
+
+
+def needed(parameters: int) -> int:
+    """Bytes that a run with so many trainable parameters writes at most: checkpoints and the adapter."""
+    return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
+
+
+def free_space(folder: Path) -> int:
+    """Bytes free where `folder` is or will be."""
+    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def check_room(folder: Path, parameters: int, *, resumes: bool) -> str:
+    """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough."""
+    wanted, free = needed(parameters), free_space(folder)
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if resumes else 0
+    if wanted > free + there:
+        raise DiskFull(
+            f"{folder}: the run writes up to {wanted / 1e9:.2f} GB (checkpoints and the adapter), and {free / 1e9:.2f} "
+            "GB are free there. Make room, choose another --output_dir, or lower --lora_r"
+        )
+    return f"checkpoints and the adapter take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
+
+
+@contextlib.contextmanager
+def explain_disk(folder: Path) -> Iterator[None]:
+    """Raise DiskFull for whatever fails inside because the disk is full; the libraries say it in many ways."""
+    try:
+        yield
+    except AlpacaError:
+        raise
+    except Exception as error:
+        if not (is_full_disk(error) or free_space(folder) < FULL):
+            raise
+        raise DiskFull(
+            f"{folder}: the disk is full ({free_space(folder) / 1e6:.1f} MB free). Make room and train again with "
+            "--resume_from_checkpoint auto: the run goes on from its last checkpoint"
+        ) from error

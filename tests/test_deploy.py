@@ -1,0 +1,273 @@
+"""What lies in deploy/: valid for Kubernetes and Compose, and in agreement with the code and the documents."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from alpaca.health import ANSWER_SECONDS, ATTEMPTS, PAUSE_SECONDS, QUESTIONS
+from tests.conftest import ROOT
+
+DEPLOY = ROOT / "deploy"
+MANIFESTS = ["kubernetes.yaml", "kubernetes-training.yaml"]
+COMPOSE = ["compose.yaml", "compose.gpu.yaml"]
+KUBERNETES = ("1.27", "1.37")  # the oldest and the newest that are tried
+SERVE = ["python", "-m", "cog.server.http"]
+# What 1.29.2, which Debian has, takes of Compose's specification; a later one takes all of it.
+SERVICE_KEYS = {
+    "image", "restart", "read_only", "cap_drop", "security_opt", "pids_limit", "healthcheck", "logging", "ports",
+    "stop_grace_period", "mem_limit", "tmpfs", "volumes", "environment", "profiles", "command", "deploy",
+}  # fmt: skip
+HEALTHCHECK_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
+
+
+def read(name: str) -> str:
+    return (DEPLOY / name).read_text(encoding="utf-8")
+
+
+def resources(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(read(name)))
+
+
+def of_kind(name: str, kind: str) -> dict[str, Any]:
+    return next(resource for resource in resources(name) if resource["kind"] == kind)
+
+
+def pod(name: str) -> dict[str, Any]:
+    return of_kind(name, "Deployment")["spec"]["template"]["spec"]
+
+
+def container(name: str) -> dict[str, Any]:
+    (only,) = pod(name)["containers"]
+    return only
+
+
+def compose(name: str) -> dict[str, Any]:
+    """A Compose file with every variable at its default."""
+    return yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", read(name)))
+
+
+def services() -> dict[str, dict[str, Any]]:
+    return compose("compose.yaml")["services"]
+
+
+def patched(given: Any, patch: Any) -> Any:
+    """Kubernetes' strategic merge, as far as it is needed: lists are joined by `name`."""
+    if isinstance(given, dict) and isinstance(patch, dict):
+        return {key: patched(given.get(key), patch.get(key)) for key in {**given, **patch}}
+    if isinstance(given, list) and isinstance(patch, list):
+        changes = {entry["name"]: entry for entry in patch}
+        assert changes.keys() <= {entry["name"] for entry in given}
+        return [patched(entry, changes.get(entry["name"])) for entry in given]
+    return given if patch is None else patch
+
+
+def environments() -> dict[str, dict[str, str]]:
+    """The variables of every container, by where they stand."""
+    found = {name: {entry["name"]: entry["value"] for entry in container(name)["env"]} for name in MANIFESTS}
+    for name, service in services().items():
+        found[name] = {variable: str(value or "") for variable, value in service["environment"].items()}
+    return found
+
+
+def mounts() -> dict[str, dict[str, bool]]:
+    """The folders of every container that are not the image's: path → whether it may be written to."""
+    found = {
+        name: {mount["mountPath"]: not mount.get("readOnly") for mount in container(name)["volumeMounts"]}
+        for name in MANIFESTS
+    }
+    for name, service in services().items():
+        parts = [volume.split(":") for volume in service["volumes"]]
+        found[name] = {part[1]: part[2:] != ["ro"] for part in parts} | {path: True for path in service["tmpfs"]}
+    return found
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_kubernetes_knows_every_field(name: str, version: str) -> None:
+    assert len(resources(name)) >= 4
+    for resource in resources(name):
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_patch_gives_the_deployment_a_gpu(name: str) -> None:
+    deployment = patched(of_kind(name, "Deployment"), resources("kubernetes-gpu.yaml")[0])
+    kubernetes_validate.validate(deployment, KUBERNETES[-1], strict=True)
+    limits = deployment["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits == {**container(name)["resources"]["limits"], "nvidia.com/gpu": 1}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_selectors_ports_and_volumes_meet(name: str) -> None:
+    deployment = of_kind(name, "Deployment")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert deployment["spec"]["selector"]["matchLabels"] == labels
+    for resource in resources(name):
+        if resource["kind"] == "Service":
+            assert resource["spec"]["selector"] == labels
+            assert [port["targetPort"] for port in resource["spec"]["ports"]] == ["http"]
+        if resource["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
+            spec = resource["spec"]
+            assert (spec.get("selector") or spec["podSelector"])["matchLabels"] == labels
+    assert {volume["name"] for volume in pod(name)["volumes"]} == {m["name"] for m in container(name)["volumeMounts"]}
+    claims = [v["persistentVolumeClaim"]["claimName"] for v in pod(name)["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [r["metadata"]["name"] for r in resources(name) if r["kind"] == "PersistentVolumeClaim"]
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_probes_ask_for_the_status_and_have_time_for_the_answer(name: str) -> None:
+    asked = {"startupProbe": "started", "readinessProbe": "ready", "livenessProbe": "alive"}
+    assert set(asked.values()) == QUESTIONS.keys()
+    for probe, question in asked.items():
+        settings = container(name)[probe]
+        assert settings["exec"]["command"] == ["python", "-m", "alpaca.health", question]
+        assert settings["timeoutSeconds"] > longest(question)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_a_pod_may_do_no_more_than_it_must(name: str) -> None:
+    """What the namespace's strictest standard, `restricted`, asks for, and a root that can't be written to."""
+    own, whole = container(name)["securityContext"], pod(name)["securityContext"]
+    assert whole["runAsNonRoot"] and whole["runAsUser"] and whole["fsGroup"] == whole["runAsUser"]
+    assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert own["capabilities"] == {"drop": ["ALL"]}
+    assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True
+    assert pod(name)["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_the_network_policy_keeps_private_addresses_out_of_reach(name: str) -> None:
+    from ipaddress import ip_address, ip_network
+
+    spec = of_kind(name, "NetworkPolicy")["spec"]
+    assert set(spec["policyTypes"]) == {"Ingress", "Egress"}
+    blocks = [to["ipBlock"] for rule in spec["egress"] for to in rule["to"] if "ipBlock" in to]
+
+    def reached(address: str) -> bool:
+        ip = ip_address(address)
+        return any(
+            ip in ip_network(block["cidr"]) and not any(ip in ip_network(out) for out in block["except"])
+            for block in blocks
+        )
+
+    assert reached("93.184.216.34")
+    private = ["10.0.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.1.1", "100.100.100.200", "fd00::1"]
+    assert not [address for address in private if reached(address)]
+
+
+# --- Compose ------------------------------------------------------------------------------------------------------
+def test_compose_files_keep_to_what_old_and_new_compose_take() -> None:
+    for name in COMPOSE:
+        content = compose(name)
+        assert content.keys() <= {"services", "volumes"} | {key for key in content if key.startswith("x-")}
+        for service in content["services"].values():
+            assert service.keys() <= SERVICE_KEYS
+            assert service.get("healthcheck", {}).keys() <= HEALTHCHECK_KEYS
+    assert compose("compose.gpu.yaml")["services"].keys() == services().keys()
+
+
+def test_only_the_predictor_starts_unasked_and_neither_is_open_to_others() -> None:
+    assert {name: service.get("profiles") for name, service in services().items()} == {
+        "predictor": None,
+        "trainer": ["train"],
+    }
+    for service in services().values():
+        (port,) = service["ports"]
+        assert port.startswith("127.0.0.1:") and port.endswith(":5000")
+
+
+def test_the_health_check_ends_a_server_that_does_not_come_back() -> None:
+    for service in services().values():
+        kind, command = service["healthcheck"]["test"]
+        assert kind == "CMD-SHELL"
+        assert re.findall(r"-m alpaca\.health (\w+)", command) == ["ready", "alive"]
+        words = shlex.split(command, comments=False)
+        assert words[-4:] == ["1;", "exit", "1;", "}"] and "kill" in words  # what is killed is not "healthy"
+        assert int(service["healthcheck"]["timeout"].removesuffix("s")) > longest("ready") + longest("alive")
+        assert service["restart"] == "unless-stopped"
+
+
+def test_a_service_may_do_no_more_than_it_must() -> None:
+    for service in services().values():
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert service["mem_limit"] and service["logging"]["options"]["max-size"]
+
+
+def test_every_volume_is_declared() -> None:
+    named = {volume.split(":")[0] for service in services().values() for volume in service["volumes"]}
+    assert {name for name in named if not name.startswith((".", "/"))} == compose("compose.yaml")["volumes"].keys()
+
+
+# --- what both agree with -----------------------------------------------------------------------------------------
+def longest(question: str) -> float:
+    """Seconds that a question takes where the port is open and nobody answers."""
+    tries = ATTEMPTS if question == "alive" else 1
+    return tries * ANSWER_SECONDS + (tries - 1) * PAUSE_SECONDS
+
+
+def test_the_trainers_run_cogs_server_for_trainings_and_the_others_the_images_command() -> None:
+    assert services()["trainer"]["command"] == container("kubernetes-training.yaml")["args"]
+    assert services()["trainer"]["command"] == [*SERVE, "--x-mode", "train"]
+    assert "command" not in services()["predictor"]
+    for name in MANIFESTS:
+        assert "command" not in container(name), "it would replace tini, the image's entry point"
+    assert "args" not in container("kubernetes.yaml")
+    assert [port["containerPort"] for name in MANIFESTS for port in container(name)["ports"]] == [5000, 5000]
+
+
+@pytest.mark.parametrize("where", environments())
+def test_every_variable_is_documented(where: str) -> None:
+    documents = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("serving.md", "operations.md"))
+    rows = set(re.findall(r"^\| `([A-Z0-9_]+)` \|", documents, re.MULTILINE))
+    assert len(rows) > 10
+    assert environments()[where].keys() <= rows
+
+
+def test_variables_that_are_commented_out_are_documented_too_and_can_be_used_as_they_stand() -> None:
+    documents = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("serving.md", "operations.md"))
+    names = re.findall(r"# - \{ name: ([A-Z0-9_]+)", read("kubernetes.yaml"))
+    assert names and all(f"| `{name}` |" in documents for name in names)
+    for resource in yaml.safe_load_all(read("kubernetes.yaml").replace("# - {", "- {")):
+        kubernetes_validate.validate(resource, KUBERNETES[-1], strict=True)
+    assert not set(names) & environments()["kubernetes.yaml"].keys()
+
+
+@pytest.mark.parametrize("where", environments())
+def test_folders_that_variables_name_are_mounted_and_may_be_written_to(where: str) -> None:
+    there = mounts()[where]
+    for variable, value in environments()[where].items():
+        if value.startswith("/"):
+            folder = "/" + value.split("/")[1]
+            assert folder in there, f"{variable}={value}"
+            assert there[folder] is (variable != "ADAPTER_FOLDERS"), variable
+    assert there["/tmp"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in DEPLOY.glob("*.yaml")))
+def test_every_file_is_explained(name: str) -> None:
+    assert f"deploy/{name}" in (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*")), ids=lambda path: path.name)
+def test_lines_are_no_longer_than_elsewhere(path: Path) -> None:
+    assert not [line for line in path.read_text(encoding="utf-8").splitlines() if len(line) > 120]
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("model", ["SmolLM2-135M", "Qwen3-4B", "Llama-2-7B"])
+def test_the_tables_of_sizes_are_those_that_the_code_reckons(model: str) -> None:
+    from benchmarks.sizes import MODELS, sizes, tables
+
+    made = tables([sizes(next(published for published in MODELS if published.name == model))])
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
+    missing = [line for line in made.splitlines() if line and line not in text]
+    assert not missing, "python benchmarks/sizes.py prints the tables anew"
