@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = Path("weights")
 PRECISIONS = ("bf16", "fp32", "int8", "nf4")
-# Bytes a weight takes in memory; nf4 with double-quantised scales is 4.13 bits, int8 keeps a scale per row.
+# Bytes a weight of a layer takes in memory; nf4 with double-quantised scales is 4.13 bits, int8 keeps a scale per row.
 BYTES_PER_WEIGHT = {"bf16": 2.0, "fp32": 4.0, "int8": 1.01, "nf4": 0.52}
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja", "*.txt"]
 
@@ -62,12 +62,12 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
 
         return fetch_base(wanted)
     for folder in (Path(wanted), weights_dir / wanted):
-        if folder.is_dir():
+        if os.path.isdir(folder):  # unlike Path's, it takes a name of any length
             check_base(folder)
             return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
         return _fetch_from_hub(wanted, weights_dir)
-    raise BaseNotFound(f"no base '{wanted}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
+    raise BaseNotFound(f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
 
 
 def bases_in(weights_dir: Path) -> list[Path]:
@@ -155,21 +155,31 @@ def choose_precision(
         if wanted in ("int8", "nf4"):
             require_bitsandbytes(wanted)
         return Choice(wanted, "as asked")
-    weights, free = count_weights(folder), free_memory(device)
+    free = free_memory(device)
     room = free * (0.6 if training else 0.8)
     where = f"{free / 1e9:.1f} GB free on the {'GPU' if device.type == 'cuda' else 'CPU'}"
     for precision in [_native_precision(device), "int8", "nf4"]:
-        size = weights * BYTES_PER_WEIGHT[precision]
+        size = weight_bytes(folder, precision)
         if size <= room:
             note = "" if precision != "fp32" else ", and this processor has no fast bf16"
             if precision in ("int8", "nf4"):
                 require_bitsandbytes(precision)
                 note = ", and a wider precision does not fit"
-            return Choice(precision, f"{weights / 1e6:.0f} M weights take {size / 1e9:.2f} GB of {where}{note}")
+            return Choice(
+                precision, f"{count_weights(folder) / 1e6:.0f} M weights take {size / 1e9:.2f} GB of {where}{note}"
+            )
     raise PrecisionUnavailable(
-        f"{folder.name} has {weights / 1e9:.1f} G weights: even nf4 takes {weights * 0.52 / 1e9:.1f} GB, "
+        f"{folder.name} has {count_weights(folder) / 1e9:.1f} G weights: even nf4 takes {size / 1e9:.1f} GB, "
         f"and {where}. Free some memory or take a smaller base"
     )
+
+
+def weight_bytes(folder: Path, precision: str) -> float:
+    """Bytes that the base's weights take in `precision`. Only the layers' matrices are quantised: embeddings, head and
+    norms stay in bf16."""
+    matrices = count_weights(folder, lambda entry: ".layers." in entry.name and len(entry.shape) == 2)
+    rest = BYTES_PER_WEIGHT["fp32" if precision == "fp32" else "bf16"]
+    return matrices * BYTES_PER_WEIGHT[precision] + (count_weights(folder) - matrices) * rest
 
 
 def _native_precision(device: torch.device) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,9 @@ def read_header(path: Path) -> Iterator[TensorEntry]:
         raise BadBase(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def count_weights(folder: Path) -> int:
-    """How many numbers the base's weights are."""
-    return sum(entry.numel for entry in tensor_entries(folder))
+def count_weights(folder: Path, counts: Callable[[TensorEntry], bool] = lambda entry: True) -> int:
+    """How many numbers the base's weights are, or those tensors' that `counts` is true for."""
+    return sum(entry.numel for entry in tensor_entries(folder) if counts(entry))
 
 
 def fingerprint(folder: Path) -> str:

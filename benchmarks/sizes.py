@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alpaca.base import BYTES_PER_WEIGHT  # noqa: E402
+from alpaca.base import weight_bytes  # noqa: E402
 from alpaca.base_files import count_weights  # noqa: E402
 from alpaca.lora_config import LoraSpec  # noqa: E402
 from alpaca.serving.cache import plan_cache  # noqa: E402
@@ -121,6 +121,7 @@ def sizes(model: Published) -> Sizes:
         count = count_weights(folder)
         if abs(count / 1e9 - model.billions) > 0.001:
             raise SystemExit(f"{model.name}: {count:,} weights, published are {model.billions} billion")
+        weights = {precision: weight_bytes(folder, precision) for precision in ("bf16", "int8", "nf4")}
         tokens = min(CONTEXT, longest_context(config))
         plan = plan_cache(config, torch.bfloat16, slots=1, context=tokens, free=PLENTY, device=GPU)
         spec = LoraSpec(r=16, lora_alpha=32, target_modules=resolve_targets(folder, ["all-linear"]))
@@ -132,7 +133,7 @@ def sizes(model: Published) -> Sizes:
         }
     return Sizes(
         model.name,
-        {precision: count * BYTES_PER_WEIGHT[precision] for precision in ("bf16", "int8", "nf4")},
+        weights,
         plan.bytes_per_token * plan.context,
         plan.context,
         COLUMNS * bytes_per_column(config, torch.bfloat16, GPU),

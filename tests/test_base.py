@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alpaca import base as base_module
-from alpaca.base import choose_precision, load_model, load_tokenizer, resolve_base
+from alpaca.base import choose_precision, load_model, load_tokenizer, resolve_base, weight_bytes
 from alpaca.base_files import count_weights, fingerprint
 from alpaca.errors import BadBase, BaseNotFound, PrecisionUnavailable, SeveralBases
 from tests.conftest import make_base, make_tokenizer
@@ -209,21 +209,44 @@ def test_a_precision_asked_for_is_taken(tiny_base: Path) -> None:
 
 
 def test_auto_takes_the_widest_that_fits_and_says_why(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = count_weights(tiny_base)
     native = base_module._native_precision(CPU)
-    wide = {"bf16": 2.0, "fp32": 4.0}[native]
+    wide, eight = weight_bytes(tiny_base, native), weight_bytes(tiny_base, "int8")
     for free, training, wanted in [
         (wide / 0.6 * 1.01, True, native), (wide / 0.8 * 1.01, False, native), (wide / 0.6 * 0.99, True, "int8"),
-        (1.0 / 0.6, True, "nf4"), (1.02 / 0.8, False, "int8"),
+        (eight / 0.6 * 0.99, True, "nf4"), (eight / 0.8 * 1.01, False, "int8"),
     ]:  # fmt: skip
-        monkeypatch.setattr(base_module, "free_memory", lambda device, free=free: int(free * weights))
+        monkeypatch.setattr(base_module, "free_memory", lambda device, free=free: int(free))
         choice = choose_precision(tiny_base, "auto", CPU, training=training)
         assert choice.precision == wanted
         assert "M weights take" in choice.reason and "GB free on the CPU" in choice.reason
         assert ("a wider precision does not fit" in choice.reason) == (wanted in ("int8", "nf4"))
-    monkeypatch.setattr(base_module, "free_memory", lambda device: weights // 10)
+    monkeypatch.setattr(base_module, "free_memory", lambda device: int(eight / 10))
     with pytest.raises(PrecisionUnavailable, match=r"even nf4 takes .* Free some memory or take a smaller base"):
         choose_precision(tiny_base, "auto", CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
+def test_the_weights_take_what_was_reckoned(tiny_mha_base: Path, precision: str) -> None:
+    """Untied head and embeddings are half of this base, and are not quantised."""
+    model = load_model(tiny_mha_base, precision, CPU)
+    taken = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    tables = 0.15 if precision == "nf4" else 0.03  # of a fixed size: they show on so small a base
+    assert weight_bytes(tiny_mha_base, precision) == pytest.approx(taken, rel=tables)
+
+
+def test_a_name_too_long_for_a_folder_is_no_base(tmp_path: Path) -> None:
+    with pytest.raises(BaseNotFound) as caught:
+        resolve_base("x" * 5000, tmp_path)
+    assert len(str(caught.value)) < 1000
+
+
+def test_weights_that_were_cut_short_are_found_before_they_are_loaded(tiny_base: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_base, copy)
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.truncate((copy / "model.safetensors").stat().st_size - 1)
+    with pytest.raises(BadBase, match="cut short"):
+        resolve_base(str(copy))
 
 
 # --- load ---------------------------------------------------------------------------------------------------------

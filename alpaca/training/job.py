@@ -18,8 +18,7 @@ from alpaca.base_files import fingerprint
 from alpaca.card import CARD
 from alpaca.errors import BadCheckpoint, BadSetting
 from alpaca.training.checkpoints import HIDDEN, checkpoints_in
-from alpaca.training.config import FinetuneConfig
-from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR
+from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings
 from alpaca.training.run import finetune
 
 ARCHIVE = "lora-weights.zip"
@@ -33,13 +32,8 @@ def run_job(values: dict[str, Any], work: Path) -> Path:
     """
     if kept := os.environ.get(OUTPUT_DIR, "").strip():
         return _kept(values, Path(kept), f"lora-{_identity(values)}")
-    finetune(_config(values, work / ADAPTER))
+    finetune(settings(values, work / ADAPTER))
     return pack(work / ADAPTER, work / ARCHIVE)
-
-
-def _config(values: dict[str, Any], folder: Path, resume: str = "") -> FinetuneConfig:
-    given = {**values, "output_dir": str(folder), "resume_from_checkpoint": resume}
-    return FinetuneConfig.from_sourced({name: (value, "training input") for name, value in given.items()})
 
 
 # --- jobs that are kept -------------------------------------------------------------------------------------------
@@ -55,10 +49,10 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
             print(f"{folder} has the adapter of these inputs already: it is not trained again")
         else:
             try:
-                finetune(_config(values, folder, resume="auto"))
+                finetune(settings(values, folder, resume="auto"))
             except BadCheckpoint as error:
                 print(f"{error.message}\nThe job begins anew")
-                finetune(_config(values, folder))
+                finetune(settings(values, folder))
             for checkpoint in checkpoints_in(folder):  # the last one last: until then the job can go on
                 gone = checkpoint.rename(folder / f"{HIDDEN}{checkpoint.name}")
                 shutil.rmtree(gone, ignore_errors=True)

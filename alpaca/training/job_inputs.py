@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadSetting
+from alpaca.training.config import FinetuneConfig
 
 ADAPTER = "adapter"  # the folder of a job's adapter among its working files
 OUTPUT_DIR = "OUTPUT_DIR"
@@ -41,4 +42,11 @@ def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
     values = {names.get(name, name): value for name, value in inputs.items()}
     values["data_path"] = str(uploaded(values["data_path"]))
     values["base_model"] = named_base(values.get("base_model", ""))
+    settings(values, Path(ADAPTER))
     return values
+
+
+def settings(values: dict[str, Any], folder: Path, resume: str = "") -> FinetuneConfig:
+    """The configuration of a job that writes its adapter into `folder`. Raises BadSetting."""
+    given = {**values, "output_dir": str(folder), "resume_from_checkpoint": resume}
+    return FinetuneConfig.from_sourced({name: (value, "training input") for name, value in given.items()})

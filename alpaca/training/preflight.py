@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from alpaca.base import BYTES_PER_WEIGHT
+from alpaca.base import weight_bytes
 from alpaca.base_files import count_weights, read_config, tensor_entries
 from alpaca.errors import BadSetting
 from alpaca.examples import Encoded
@@ -118,7 +118,7 @@ def estimate(
     flop = (6 if checkpointing else 4) * body * tokens + 4 * head * labels
     rate = matmul_rate(device, precision)
     memory = (
-        weights * BYTES_PER_WEIGHT[precision]
+        weight_bytes(base, precision)
         + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
         + largest * activation_bytes(config, precision, checkpointing) * spread(steps, device)
         + CHUNK_LOGITS * 10

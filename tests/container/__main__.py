@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import SMOLLM2
 from tests.container.dockerfile import ROOT
 from tests.container.engine import Unavailable, engine, say
-from tests.container.image import build_image
+from tests.container.image import BuildFailed, build_image
 
 IF_AVAILABLE = "--if-available"
 
@@ -36,7 +36,10 @@ def main(arguments: list[str]) -> int:
             os.environ |= {"ALPACA_TEST_DOCKER": str(docker), "ALPACA_TEST_IMAGE": image}
             say(f"Testing the image ({time.monotonic() - started:.0f} s so far)")
             rest = [argument for argument in arguments if argument != IF_AVAILABLE]
-            return int(pytest.main(["-m", "container", str(ROOT / "tests" / "container"), *rest]))
+            return int(pytest.main(["-m", "container", "--durations=5", str(ROOT / "tests" / "container"), *rest]))
+    except BuildFailed as error:
+        say(f"The image can't be built: {error}")
+        return 1
     except Unavailable as error:
         skipped = "skipped, as --if-available allows" if optional else "failed"
         say(f"The tests of the container are {skipped}: {error}")

@@ -1,6 +1,6 @@
 """The Dockerfile of the tested image, made from cog.yaml in the order in which Cog makes one.
 
-    python tests/container/dockerfile.py > tests/container/Dockerfile
+    python -m tests.container.dockerfile > tests/container/Dockerfile
 
 What differs from Cog's, because no registry and no GPU is needed for the tests: the base image is made by image.py
 (Debian with Python and tini, which Cog installs itself), torch is the build for processors, and packages come from a

@@ -36,15 +36,26 @@ DECOYS = {
 """Files that a working copy may hold and that must stay out of the image."""
 
 
+class BuildFailed(Exception):
+    """The project's own image can't be built: that is a fault, wherever it happens."""
+
+
 def build_image(docker: Path, base: Path) -> str:
-    """Build everything that isn't there yet and return the image's name. `base`: what lies in weights/ of the image."""
+    """Build everything that isn't there yet and return the image's name. `base`: what lies in weights/ of the image.
+
+    Raises Unavailable where this machine can't, BuildFailed where the project can't.
+    """
     _base_image(docker)
+    run(docker, "run", "--rm", "--publish", "127.0.0.1::5000", f"{BASE_IMAGE}:{PYTHON}", "true")  # can it at all?
     _wheels_image(docker)
     with tempfile.TemporaryDirectory(prefix="alpaca-context-") as folder:
         context = Path(folder)
         copy_project(context, base)
         say(f"Building the image {IMAGE}")
-        run(docker, "build", "--tag", IMAGE, "--file", "-", str(context), stdin=dockerfile())
+        try:
+            run(docker, "build", "--tag", IMAGE, "--file", "-", str(context), stdin=dockerfile())
+        except Unavailable as error:
+            raise BuildFailed(str(error)) from None
     return IMAGE
 
 
