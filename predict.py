@@ -26,6 +26,7 @@ class Runner(BaseRunner):
 
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
+        from alpaca.cogfolders import keep_swept
         from alpaca.serving.adapters import tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up
@@ -42,6 +43,7 @@ class Runner(BaseRunner):
         warm_up(self.engine)
         startup.done("warm-up")
         startup.ready()
+        keep_swept()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming

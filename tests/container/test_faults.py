@@ -160,6 +160,19 @@ def test_a_training_that_was_stopped_goes_on_after_a_restart(
     assert "checkpoint" not in kept and ".saving" not in kept
 
 
+def test_a_client_that_goes_away_cancels_its_training_and_may_ask_again(
+    volume: str, run: Run, on_tiny: tuple[str, ...], undisturbed: bytes
+) -> None:
+    trainer = run(*on_tiny, *OUTPUT, *mount(volume, "/output", readonly=False), mode=TRAIN, command=TRAINS).ready()
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{trainer.url}/trainings", json={"input": {**JOB, "num_epochs": 10_000}}, timeout=8)
+    deadline = time.monotonic() + 20
+    while trainer.process(TRAINING) is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert weights(post(trainer, JOB).json()) == undisturbed
+
+
 def test_a_training_process_that_is_killed_fails_alone(
     volume: str, run: Run, on_tiny: tuple[str, ...], undisturbed: bytes
 ) -> None:
