@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import subprocess
@@ -44,9 +45,10 @@ class Container:
         """The health check's answer as soon as its status is one of these."""
         deadline = time.monotonic() + seconds
         while (health := self.health())["status"] not in statuses:
-            ended = not self.state()["Running"] and not self.state()["Restarting"]
-            if ended or time.monotonic() > deadline:
-                raise AssertionError(f"{health}; {self.state()}\n{self.log()[-3000:]}")
+            state = self.state()
+            over = health["status"] == "SETUP_FAILED" or not (state["Running"] or state["Restarting"])
+            if over or time.monotonic() > deadline:
+                raise AssertionError(f"{health}; {state}\n{self.log()[-3000:]}")
             time.sleep(0.2)
         return health
 
@@ -141,8 +143,9 @@ def docker(*arguments: str, stdin: str | None = None) -> str:
 
 
 def gateway() -> str:
-    """This machine's address as containers see it."""
-    return docker("network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    """This machine's address as containers see it: the first one of their network, unless Docker says another."""
+    config = json.loads(docker("network", "inspect", "bridge", "--format", "{{json .IPAM.Config}}"))[0]
+    return str(config.get("Gateway") or next(ipaddress.ip_network(config["Subnet"]).hosts()))
 
 
 def mount(source: Path | str, target: str, *, readonly: bool = True) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def engine() -> Iterator[Path]:
         raise Unavailable("no Docker engine answers, and only root can start one")
     install("docker.io", "dockerd")
     if (client := _client()) is None:
-        raise Unavailable("no docker command here can build (they lack buildx); that of Debian's docker.io can")
+        raise Unavailable("no docker command here can build: install Debian's docker-cli and docker-buildx")
     with _alone(), _daemon(client):
         yield client
 
@@ -116,6 +116,7 @@ def _daemon(client: Path) -> Iterator[None]:
     own = Path(tempfile.mkdtemp(prefix="alpaca-docker-"))  # short: a socket's path has a limit of 107 bytes
     socket, log = f"unix://{own}/docker.sock", KEPT / "dockerd.log"
     command = [
+        "setpriv", "--pdeathsig", "TERM",  # should this process be killed, the engine ends as well
         "dockerd", "--data-root", str(KEPT / "docker"), "--exec-root", str(own / "exec"),
         "--pidfile", str(own / "pid"), "-H", socket, "--iptables=false", "--ip-masq=false", "--ip-forward=false",
     ]  # fmt: skip
@@ -127,12 +128,14 @@ def _daemon(client: Path) -> Iterator[None]:
         deadline = time.monotonic() + START_SECONDS
         while not _answers(client):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise Unavailable(f"dockerd does not start here. The end of {log}:\n{log.read_text()[-1500:]}")
+                said = log.read_text().strip().splitlines() or ["nothing"]
+                raise Unavailable(f"dockerd does not start here; it says: {said[-1]} (all of it: {log})")
             time.sleep(0.2)
         say(f"Docker: an engine of our own ({_version(client)}), its images in {KEPT.name}/")
+        _clear(client)  # what a run that was killed left
         yield
-        _remove_containers(client)
     finally:
+        _clear(client)
         _end(process)
         if before is None:
             os.environ.pop("DOCKER_HOST", None)
@@ -144,9 +147,12 @@ def _daemon(client: Path) -> Iterator[None]:
         say("Docker: stopped")
 
 
-def _remove_containers(client: Path) -> None:
+def _clear(client: Path) -> None:
+    """Remove containers, networks and volumes; the images stay."""
     if left := _output(client, "ps", "--all", "--quiet").split():
         _output(client, "rm", "--force", "--volumes", *left)
+    _output(client, "network", "prune", "--force")
+    _output(client, "volume", "prune", "--force")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from alpaca.cogschema import TRAIN
 from tests.container.conftest import FP32, Run
-from tests.container.container import TRAINS, Container, environment, mount
+from tests.container.container import TRAINS, Container, environment, gateway, mount
 from tests.server.over_http import events, post, post_together
+from tests.server.test_weights import file_server
 
 pytestmark = pytest.mark.container
 ASK = {"prompt": "hay", "temperature": 0, "max_tokens": 24}
@@ -108,6 +109,16 @@ def test_mixed_adapters_at_once_from_a_mounted_folder(run: Run, on_tiny: tuple[s
     alone |= {name: expected(shelf / "tiny", shelf / "adapters" / name) for name in ("first", "second")}
     assert said == [alone[name] for name in names]
     assert len(set(said)) == 3
+
+
+def test_training_fetches_its_rows_by_url_and_takes_no_path(run: Run, on_tiny: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"instruction": "Say hay."}))
+    trainer = run(*on_tiny, mode=TRAIN, command=TRAINS).ready()
+    with file_server(tmp_path, gateway()) as host:
+        fetched = post(trainer, {"train_data": f"http://{host}/rows.jsonl"}).json()["error"]
+    assert "E2002 BadRows" in fetched or "E2003 NoRowsLeft" in fetched
+    for path in ("/src/data/alpacas.jsonl", "file:///src/data/alpacas.jsonl"):
+        assert post(trainer, {"train_data": path}).json()["status"] == "failed"
 
 
 def test_training_makes_an_archive_that_a_second_container_serves(
