@@ -142,10 +142,14 @@ def undisturbed(image: str, shelf: Path) -> bytes:
         container.remove()
 
 
-def test_a_training_that_was_stopped_goes_on_after_a_restart(
-    volume: str, run: Run, on_tiny: tuple[str, ...], undisturbed: bytes
-) -> None:
-    trainer = run(*on_tiny, *OUTPUT, *mount(volume, "/output", readonly=False), mode=TRAIN, command=TRAINS).ready()
+@pytest.fixture
+def trainer(volume: str, run: Run, on_tiny: tuple[str, ...]) -> Container:
+    """A server for trainings that keeps its work in a volume."""
+    keeps = (*OUTPUT, *mount(volume, "/output", readonly=False))
+    return run(*on_tiny, *keeps, mode=TRAIN, command=TRAINS).ready()
+
+
+def test_a_training_that_was_stopped_goes_on_after_a_restart(trainer: Container, undisturbed: bytes) -> None:
     with in_background(lambda: post(trainer, JOB)) as answers:
         wait_for_log(trainer, "step  100/")
         assert trainer.stop(1) == 137  # it trains on for as long as it may
@@ -160,10 +164,7 @@ def test_a_training_that_was_stopped_goes_on_after_a_restart(
     assert "checkpoint" not in kept and ".saving" not in kept
 
 
-def test_a_client_that_goes_away_cancels_its_training_and_may_ask_again(
-    volume: str, run: Run, on_tiny: tuple[str, ...], undisturbed: bytes
-) -> None:
-    trainer = run(*on_tiny, *OUTPUT, *mount(volume, "/output", readonly=False), mode=TRAIN, command=TRAINS).ready()
+def test_a_client_that_goes_away_cancels_its_training_and_may_ask_again(trainer: Container, undisturbed: bytes) -> None:
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{trainer.url}/trainings", json={"input": {**JOB, "num_epochs": 10_000}}, timeout=8)
     deadline = time.monotonic() + 20
@@ -173,10 +174,7 @@ def test_a_client_that_goes_away_cancels_its_training_and_may_ask_again(
     assert weights(post(trainer, JOB).json()) == undisturbed
 
 
-def test_a_training_process_that_is_killed_fails_alone(
-    volume: str, run: Run, on_tiny: tuple[str, ...], undisturbed: bytes
-) -> None:
-    trainer = run(*on_tiny, *OUTPUT, *mount(volume, "/output", readonly=False), mode=TRAIN, command=TRAINS).ready()
+def test_a_training_process_that_is_killed_fails_alone(trainer: Container, undisturbed: bytes) -> None:
     with in_background(lambda: post(trainer, JOB)) as answers:
         wait_for_log(trainer, "step  100/")
         trainer.kill(TRAINING)
@@ -185,8 +183,7 @@ def test_a_training_process_that_is_killed_fails_alone(
     assert weights(post(trainer, JOB).json()) == undisturbed
 
 
-def test_a_training_ends_with_its_server(volume: str, run: Run, on_tiny: tuple[str, ...]) -> None:
-    trainer = run(*on_tiny, *OUTPUT, *mount(volume, "/output", readonly=False), mode=TRAIN, command=TRAINS).ready()
+def test_a_training_ends_with_its_server(trainer: Container) -> None:
     with in_background(lambda: post(trainer, JOB)):
         wait_for_log(trainer, "step   20/")
         trainer.kill(WORKER)
