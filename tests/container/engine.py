@@ -131,6 +131,10 @@ def _daemon(client: Path) -> Iterator[None]:
                 said = log.read_text().strip().splitlines() or ["nothing"]
                 raise Unavailable(f"dockerd does not start here; it says: {said[-1]} (all of it: {log})")
             time.sleep(0.2)
+        if (driver := _output(client, "info", "--format", "{{.Driver}}")) == "vfs":
+            raise Unavailable(
+                f"{KEPT} lies on a disk without layers (driver {driver}): every container would be a copy"
+            )
         say(f"Docker: an engine of our own ({_version(client)}), its images in {KEPT.name}/")
         _clear(client)  # what a run that was killed left
         yield

@@ -26,7 +26,7 @@ from tests.server.over_http import events, post
 pytestmark = pytest.mark.container
 LONG = {"prompt": "hay", "max_tokens": 900, "min_tokens": 900, "seed": 1}
 JOB = {
-    "train_data": rows_url(ROWS), "quantization": "fp32", "num_epochs": 60, "batch_size": 2, "val_set_size": 0,
+    "train_data": rows_url(ROWS), "quantization": "fp32", "num_epochs": 120, "batch_size": 2, "val_set_size": 0,
     "learning_rate": 0.001, "replay_ratio": 0, "report_budget": 0,
 }  # fmt: skip
 OUTPUT = environment(OUTPUT_DIR="/output")
@@ -43,7 +43,7 @@ def in_background(call: Callable[[], Any]) -> Iterator[list[Any]]:
         except Exception as error:
             results.append(error)
 
-    thread = threading.Thread(target=work)
+    thread = threading.Thread(target=work, daemon=True)
     thread.start()
     yield results
     thread.join(180)
