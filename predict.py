@@ -11,6 +11,7 @@ from typing import Optional, Union
 
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
+from alpaca.cogplaces import Places
 from alpaca.cogstream import Cancellation, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
@@ -44,6 +45,8 @@ class Runner(BaseRunner):
         startup.done("warm-up")
         startup.ready()
         keep_swept()
+        self.places = Places()
+        self.places.watch()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
@@ -147,7 +150,7 @@ class Runner(BaseRunner):
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=min_new_tokens,
             )
-            with self.engine.submit(request) as stream:
+            with self.places.taken(), self.engine.submit(request) as stream:
                 cancellation.closes(stream)
                 output = Output(stream, request.n)
                 yield from output.pieces()
@@ -158,5 +161,5 @@ class Runner(BaseRunner):
         return in_context(answer)
 
     def healthcheck(self) -> bool:
-        """False turns the server UNHEALTHY: without its thread the engine can't answer."""
-        return self.engine.alive
+        """False turns the server UNHEALTHY: without its thread the engine can't answer, nor without places Cog."""
+        return self.engine.alive and not self.places.all_lost

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from alpaca.cogserver import Server
 from alpaca.errors import BadTemplate
 from alpaca.prompts import AlpacaTemplate
 from alpaca.serving.request import MAX_TEXT_CHARS
-from tests.server.over_http import post_together
+from tests.server.over_http import Start, post_together
 
 pytestmark = pytest.mark.server
 SMALL = {"prompt": "hay", "max_tokens": 4, "min_tokens": 4}
@@ -80,3 +83,18 @@ def test_a_template_says_the_instruction_a_few_times_at_most() -> None:
     AlpacaTemplate("twice", {**fields, "prompt_no_input": twice})
     with pytest.raises(BadTemplate, match=r"prompt_no_input.*more than 4 times"):
         AlpacaTemplate("often", {**fields, "prompt_no_input": "{instruction}" * 3 + twice})
+
+
+def test_ids_that_cost_cog_its_places_turn_the_server_unhealthy(start_server: Start, tiny_base: Path) -> None:
+    """A request whose id is no folder's name loses its place for good; a server without any must be restarted."""
+    server = start_server(tiny_base)
+    for number in range(8):
+        body = {"id": f"{number}" * 300, "input": {"prompt": "hay", "max_tokens": 2}}
+        httpx.post(f"{server.url}/predictions", json=body, timeout=60)
+    assert server.health()["status"] == "BUSY"
+    deadline = time.monotonic() + 120
+    while server.health()["status"] == "BUSY":
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    assert server.health()["status"] == "UNHEALTHY"
+    server.stop()

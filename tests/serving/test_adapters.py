@@ -25,7 +25,15 @@ import pytest
 from alpaca.adapter import load_tensors
 from alpaca.archive import pack
 from alpaca.base import load_tokenizer
-from alpaca.errors import AdapterError, AdapterNotFound, AlpacaError, BadAdapter, CacheFull, DownloadRefused
+from alpaca.errors import (
+    AdapterError,
+    AdapterNotFound,
+    AlpacaError,
+    BadAdapter,
+    CacheFull,
+    CacheUnusable,
+    DownloadRefused,
+)
 from alpaca.serving.adapters import Adapter, AdapterStore, tuned_here
 from alpaca.serving.cache_folder import CACHE_GB, CacheFolder, default_bytes
 from alpaca.serving.download import ALLOWED_HOSTS, Limits
@@ -339,6 +347,13 @@ def test_what_is_larger_than_the_whole_cache_is_refused(folder: Path, root: Path
     with pytest.raises(CacheFull, match=f"all adapters together may have 5,000 .{CACHE_GB}"):
         opened(max_bytes=5000).find("foo.zip")
     assert names_in(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    archive = pack(folder, tmp_path / "foo.zip")
+    with pytest.raises(CacheUnusable, match=r"file/adapters can't be written to .* ALPACA_CACHE names another"):
+        CacheFolder(tmp_path / "file" / "adapters").unpack(archive)
 
 
 def test_nobody_loses_an_adapter_while_others_come_and_go(
