@@ -6,6 +6,7 @@ python -m tests.container [--if-available] [arguments for pytest]
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from tests.conftest import SMOLLM2
 from tests.container.dockerfile import ROOT
-from tests.container.engine import Unavailable, engine, say
+from tests.container.engine import Unavailable, compose, engine, say
 from tests.container.image import BuildFailed, build_image
 
 IF_AVAILABLE = "--if-available"
@@ -34,6 +35,7 @@ def main(arguments: list[str]) -> int:
         with engine() as docker:
             image = build_image(docker, SMOLLM2)
             os.environ |= {"ALPACA_TEST_DOCKER": str(docker), "ALPACA_TEST_IMAGE": image}
+            os.environ["ALPACA_TEST_COMPOSE"] = shlex.join(compose(docker))
             say(f"Testing the image ({time.monotonic() - started:.0f} s so far)")
             rest = [argument for argument in arguments if argument != IF_AVAILABLE]
             return int(pytest.main(["-m", "container", "--durations=5", str(ROOT / "tests" / "container"), *rest]))

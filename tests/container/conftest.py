@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.container.container import Container, docker, environment, mount
+from tests.container.container import Container, docker, environment, given, mount
 from tests.serving.peft_adapters import make_adapter
 
 Run = Callable[..., Container]
@@ -18,7 +17,7 @@ FP32 = environment(PRECISION="fp32")
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    return os.environ.get("ALPACA_TEST_IMAGE", "alpaca-test")
+    return given("ALPACA_TEST_IMAGE")
 
 
 @pytest.fixture

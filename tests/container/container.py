@@ -57,9 +57,9 @@ class Container:
         return self
 
     # --- inside ---------------------------------------------------------------------------------------------------
-    def exec(self, *command: str, user: str = "") -> str:
+    def exec(self, *command: str) -> str:
         """What a command inside prints. Raises RuntimeError where it fails."""
-        return docker("exec", *(["--user", user] if user else []), self.id, *command)
+        return docker("exec", self.id, *command)
 
     def python(self, code: str) -> str:
         return self.exec("python", "-c", code)
@@ -126,12 +126,17 @@ for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
 """
 
 
-def client() -> str:
-    """The docker command that `make test-container` found."""
+def given(name: str) -> str:
+    """What `make test-container` found or made."""
     try:
-        return os.environ["ALPACA_TEST_DOCKER"]
+        return os.environ[name]
     except KeyError:
         raise RuntimeError("these tests need the image: run make test-container") from None
+
+
+def client() -> str:
+    """The docker command."""
+    return given("ALPACA_TEST_DOCKER")
 
 
 def docker(*arguments: str, stdin: str | None = None) -> str:

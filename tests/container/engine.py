@@ -70,6 +70,14 @@ def install(package: str, command: str) -> Path:
     return Path(found)
 
 
+def compose(docker: Path) -> list[str]:
+    """The command of Compose: docker's own, else docker-compose, from Debian where it is not here. Raises
+    Unavailable."""
+    if _output(docker, "compose", "version"):
+        return [str(docker), "compose"]
+    return [str(install("docker-compose", "docker-compose"))]
+
+
 # --- the command --------------------------------------------------------------------------------------------------
 def _client() -> Path | None:
     """The first docker on PATH that can build: an older one by itself, a newer one with buildx."""

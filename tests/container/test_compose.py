@@ -1,8 +1,9 @@
-"""deploy/compose.yaml as it is, with docker-compose: both services, and a worker that dies."""
+"""deploy/compose.yaml as it is, with the Compose that is there: both services, and a worker that dies."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,9 +12,8 @@ import pytest
 
 from alpaca.cogschema import PREDICT, TRAIN, Endpoint
 from alpaca.cogserver import free_port
-from tests.container.container import WORKER, Container, docker
+from tests.container.container import WORKER, Container, docker, given
 from tests.container.dockerfile import ROOT
-from tests.container.engine import install
 from tests.container.test_container_serving import ASK, rows_url, text
 from tests.server.over_http import post
 
@@ -23,7 +23,7 @@ RESTART_SECONDS = 180.0  # two health checks, the questions of one, and a start
 
 
 class Service(Container):
-    """A container that docker-compose started."""
+    """A container that Compose started."""
 
     def __init__(self, name: str, mode: Endpoint = PREDICT) -> None:
         self.mode = mode
@@ -36,7 +36,7 @@ def compose(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
     adapters = tmp_path_factory.mktemp("adapters")
     values = {"IMAGE": image, "ADAPTERS": str(adapters), "MEMORY": "4g", "TRAIN_MEMORY": "4g"}
     values |= {"PORT": str(free_port()), "TRAIN_PORT": str(free_port())}
-    command = [str(install("docker-compose", "docker-compose")), "-p", PROJECT]
+    command = [*shlex.split(given("ALPACA_TEST_COMPOSE")), "-p", PROJECT]
     command += ["-f", str(ROOT / "deploy" / "compose.yaml"), "--profile", "train"]
     before = dict(os.environ)
     os.environ.update(values)

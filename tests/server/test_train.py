@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import glob
 import io
 import json
-import os
 import tempfile
 import threading
 import time
@@ -14,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from alpaca.cogschema import TRAIN
@@ -31,8 +30,10 @@ def data_url(rows: list[dict[str, str]], *, kind: str = "application/jsonl") -> 
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def job_folders() -> set[str]:
-    return set(glob.glob(f"{tempfile.gettempdir()}/alpaca-job-*"))
+def job_folder(server: Server) -> Path:
+    """Where a server's job writes its adapter; it is named after the worker, and other servers run beside it."""
+    (worker,) = [child.pid for child in psutil.Process(server.process.pid).children()]
+    return Path(tempfile.gettempdir()) / f"alpaca-job-{worker}" / "adapter"
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +104,8 @@ def test_a_cancelled_training_stops_and_the_next_one_works(trainer: Server) -> N
         ended.append(httpx.post(f"{trainer.url}{TRAIN.path}", json=body, timeout=180).json())
 
     thread = threading.Thread(target=run)
-    before = job_folders()
     thread.start()
-    while not any(os.path.isdir(f"{folder}/adapter") for folder in job_folders() | before):
+    while not job_folder(trainer).is_dir():
         assert thread.is_alive()
         time.sleep(0.1)
     assert httpx.post(f"{trainer.url}{TRAIN.path}/endless/cancel", timeout=60).status_code == 200
@@ -115,4 +115,4 @@ def test_a_cancelled_training_stops_and_the_next_one_works(trainer: Server) -> N
         trainer, {"train_data": data_url(ROWS), "num_epochs": 1, "quantization": "fp32", "report_budget": 0}
     ).json()
     assert body["status"] == "succeeded", body
-    assert not [folder for folder in job_folders() if os.path.isdir(f"{folder}/adapter")]
+    assert not job_folder(trainer).exists()
