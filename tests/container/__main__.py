@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
         say(f"The image can't be built: {error}")
         return 1
     except Unavailable as error:
-        skipped = "skipped, as --if-available allows" if optional else "failed"
-        say(f"The tests of the container are {skipped}: {error}")
+        outcome = "are skipped, as --if-available allows" if optional else "can't run"
+        say(f"The tests of the container {outcome}: {error}")
         return 0 if optional else 1
 
 
