@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca.base_files import count_weights, read_config, weight_files
+from alpaca.base_files import count_weights, read_config, tensor_entries, weight_files
 from alpaca.device import free_memory, pick_device
 from alpaca.errors import BadBase, BaseNotFound, PrecisionUnavailable, SeveralBases
 
@@ -136,7 +136,8 @@ def check_base(folder: Path) -> None:
         missing = sorted(s for s in shards if not (folder / s).is_file())
         if missing:
             raise BadBase(f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}")
-    count_weights(folder)
+    for _ in tensor_entries(folder):  # holds each against the size of its file
+        pass
 
 
 # --- precision ----------------------------------------------------------------------------------------------------
@@ -177,9 +178,8 @@ def choose_precision(
 def weight_bytes(folder: Path, precision: str) -> float:
     """Bytes that the base's weights take in `precision`. Only the layers' matrices are quantised: embeddings, head and
     norms stay in bf16."""
-    matrices = count_weights(folder, lambda entry: ".layers." in entry.name and len(entry.shape) == 2)
-    rest = BYTES_PER_WEIGHT["fp32" if precision == "fp32" else "bf16"]
-    return matrices * BYTES_PER_WEIGHT[precision] + (count_weights(folder) - matrices) * rest
+    matrix, other = BYTES_PER_WEIGHT[precision], BYTES_PER_WEIGHT["fp32" if precision == "fp32" else "bf16"]
+    return sum(entry.numel * (matrix if entry.is_layer_matrix else other) for entry in tensor_entries(folder))
 
 
 def _native_precision(device: torch.device) -> str:

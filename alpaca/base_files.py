@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ class TensorEntry:
             count *= size
         return count
 
+    @property
+    def is_layer_matrix(self) -> bool:
+        """Whether it is a matrix of one of the layers: what is adapted and quantised, unlike embeddings and head."""
+        return ".layers." in self.name and len(self.shape) == 2
+
 
 def tensor_entries(folder: Path) -> Iterator[TensorEntry]:
     """Yield every tensor of a base from the safetensors headers alone. Raises BadBase for a damaged header."""
@@ -76,9 +81,9 @@ def read_header(path: Path) -> Iterator[TensorEntry]:
         raise BadBase(f"{path} is not a whole safetensors file: {error}") from None
 
 
-def count_weights(folder: Path, counts: Callable[[TensorEntry], bool] = lambda entry: True) -> int:
-    """How many numbers the base's weights are, or those tensors' that `counts` is true for."""
-    return sum(entry.numel for entry in tensor_entries(folder) if counts(entry))
+def count_weights(folder: Path) -> int:
+    """How many numbers the base's weights are."""
+    return sum(entry.numel for entry in tensor_entries(folder))
 
 
 def fingerprint(folder: Path) -> str:

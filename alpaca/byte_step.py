@@ -11,10 +11,9 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from alpaca.convert.progress import byte_bar, say, size_text
-from alpaca.errors import FetchFailed
+from alpaca.errors import FetchFailed, is_full_disk
 
 LOG_SECONDS = 10.0  # between two lines in a log
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @contextmanager
@@ -65,7 +64,7 @@ def room_for(needed: int, folder: Path, purpose: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if not is_full_disk(error) and error.errno != errno.EFBIG:  # more than a file may have here
             raise
         free = shutil.disk_usage(folder).free
         raise FetchFailed(

@@ -228,14 +228,17 @@ class TrainingBusy(TrainingError):
     code = "E5008"
 
 
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether an error says that a disk is full, or that no more of it may be used."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
 P = ParamSpec("P")
 # Faults of the disk or of permissions: nothing that a traceback would explain better.
-OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+OF_THE_MACHINE = FULL_DISK | {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:

@@ -61,8 +61,8 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
 
 def _identity(values: dict[str, Any]) -> str:
     """Twelve hex digits for inputs, rows and base: the same job has the same ones in every container."""
-    settings = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    inputs = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     with open(values["data_path"], "rb") as rows:
         digest.update(hashlib.file_digest(rows, "sha256").digest())
     digest.update(fingerprint(resolve_base(values["base_model"] or None)).encode())

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca import errors
+from alpaca.data.output_file import written_aside
 from alpaca.errors import AlpacaError, TrainingBusy, TrainingError, TrainingKilled
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare
 
@@ -114,9 +115,8 @@ def main() -> None:
         result = {"archive": str(run_job(values, work))}
     except AlpacaError as error:
         result = {"error": type(error).__name__, "message": error.message}
-    aside = work / f".{RESULT}"
-    aside.write_text(json.dumps(result), encoding="utf-8")
-    os.replace(aside, work / RESULT)
+    with written_aside(work / RESULT) as aside:
+        aside.write_text(json.dumps(result), encoding="utf-8")
 
 
 def _end_with_the_server() -> None:

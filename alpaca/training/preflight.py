@@ -58,7 +58,7 @@ def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
     linear = [
         entry.name.removesuffix(".weight")
         for entry in tensor_entries(base)
-        if len(entry.shape) == 2 and ".layers." in entry.name and entry.name.endswith(".weight")
+        if entry.is_layer_matrix and entry.name.endswith(".weight")
     ]
     there = sorted({name.rsplit(".", 1)[-1] for name in linear})
     if list(wanted) == ["all-linear"]:
