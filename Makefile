@@ -157,10 +157,11 @@ test-container: $(SITE_DEV) | $(BASE)/config.json ## build the image with a real
 soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
 	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
 
-lint: $(SITE_DEV) ## ruff and mypy
+lint: $(SITE_DEV) ## ruff, mypy, and the floors of the house
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports --no-logo
 
 format: $(SITE_DEV) ## let ruff put the code in order
 	$(PY) -m ruff check --fix .

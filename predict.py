@@ -11,8 +11,8 @@ from typing import Optional, Union
 
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
-from alpaca.cogplaces import Places
-from alpaca.cogstream import Cancellation, in_context, watch_cancellations
+from alpaca.cogserver.places import Places
+from alpaca.cogserver.stream import Cancellation, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
@@ -27,7 +27,7 @@ class Runner(BaseRunner):
 
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
-        from alpaca.cogfolders import keep_swept
+        from alpaca.cogserver.folders import keep_swept
         from alpaca.serving.adapters import tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up

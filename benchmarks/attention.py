@@ -2,7 +2,7 @@
 
     python benchmarks/attention.py
 
-The shapes are SmolLM2-135M's. alpaca/training/attention.py takes matrix products up to SHORT tokens because of this.
+The shapes are SmolLM2-135M's. alpaca/packed/attention.py takes matrix products up to SHORT tokens because of this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alpaca.training.attention import ShortAttention
+from alpaca.packed.attention import ShortAttention
 
 HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048)

@@ -22,7 +22,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alpaca.base import load_model, load_tokenizer, resolve_base  # noqa: E402
+from alpaca.base.find import resolve_base  # noqa: E402
+from alpaca.base.load import load_model, load_tokenizer  # noqa: E402
 from alpaca.serving.engine import Engine  # noqa: E402
 from alpaca.serving.inputs import request_from_inputs  # noqa: E402
 from alpaca.serving.limits import EngineLimits  # noqa: E402
@@ -160,7 +161,7 @@ def words(bench: Bench, tokens: int, number: int) -> str:
 
 def ready_seconds(base: Path) -> float:
     """From the start of Cog's server to READY."""
-    from alpaca.cogserver import Server
+    from alpaca.cogserver.server import Server
 
     started = time.perf_counter()
     with Server(project=ROOT, environment={"BASE_MODEL": str(base), "COG_WEIGHTS": ""}) as server:

@@ -21,9 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alpaca.base import weight_bytes  # noqa: E402
-from alpaca.base_files import count_weights  # noqa: E402
-from alpaca.lora_config import LoraSpec  # noqa: E402
+from alpaca.adapter.lora_config import LoraSpec  # noqa: E402
+from alpaca.base.headers import count_weights  # noqa: E402
+from alpaca.base.precision import weight_bytes  # noqa: E402
 from alpaca.serving.cache import plan_cache  # noqa: E402
 from alpaca.serving.decoder import longest_context  # noqa: E402
 from alpaca.serving.limits import COLUMNS, EngineLimits, bytes_per_column  # noqa: E402

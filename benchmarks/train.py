@@ -81,7 +81,7 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
     from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
 
-    from alpaca.base import load_model
+    from alpaca.base.load import load_model
 
     config = plan.config
     model = load_model(plan.base, plan.precision.precision, plan.device)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from alpaca import errors
-from alpaca.prompts import AlpacaTemplate
+from alpaca.prompts.alpaca import AlpacaTemplate
 from alpaca.training.cli import ENVIRONMENT
 from alpaca.training.cli import parser as finetune_parser
 from alpaca.training.config import FinetuneConfig
@@ -237,7 +237,7 @@ def test_the_way_to_convert_a_pickled_adapter_works(tmp_path: Path) -> None:
 
 def test_an_old_adapters_configuration_is_understood() -> None:
     """What alpaca-lora's PEFT wrote, fields that are long gone included."""
-    from alpaca.lora_config import parse_config
+    from alpaca.adapter.lora_config import parse_config
 
     spec = parse_config(
         {

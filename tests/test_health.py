@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from alpaca.cogserver import Server, free_port
+from alpaca.cogserver.server import Server, free_port
 from alpaca.health import PAUSE_SECONDS, QUESTIONS, Health, ask, check
 from tests.conftest import ROOT
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from alpaca.cogschema import PREDICT, TRAIN, Endpoint, Schema
-from alpaca.cogserver import read_schema, schema_text
+from alpaca.cogserver.entry_points import read_schema, schema_text
+from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, Schema
 from alpaca.errors import OutOfRange
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.training.config import FinetuneConfig

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from alpaca.convert.aside import written_aside
 from alpaca.convert.origin import Origin
-from alpaca.convert.progress import byte_bar, say, size_text
 from alpaca.convert.shards import shard_names, split_plan, write_index, write_shard
 from alpaca.convert.source import Source, already_converted
 from alpaca.errors import ConversionError
+from alpaca.progress import byte_bar, say
+from alpaca.words import size_text
 
 # Tokenizer and configs beside the weights; a Llama 3 tokenizer takes 17 MB, twice with the spare copy.
 _BESIDE_WEIGHTS = 64 << 20

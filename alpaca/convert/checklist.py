@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from alpaca.convert.progress import say
 from alpaca.convert.source import SourceFile, hash_files
 from alpaca.errors import ChecksumMismatch, ConversionError
+from alpaca.progress import say
 
 _LINE = re.compile(r"([0-9a-fA-F]{32}) [ *](.+)")
 _NAMES = ("checklist.chk", "tokenizer_checklist.chk")

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpaca.convert.aside import claimed
-from alpaca.convert.progress import byte_bar, say, size_text
-from alpaca.convert.source import hash_file
 from alpaca.errors import FetchFailed, exit_on_error
+from alpaca.files import hash_file
+from alpaca.progress import byte_bar, say
+from alpaca.words import size_text
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alpaca import __version__
-from alpaca.convert.progress import byte_bar
 from alpaca.errors import ConversionError
+from alpaca.files import hash_file
+from alpaca.progress import byte_bar
 
 FILE_NAME = "source.json"
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,6 @@ def read_source(folder: Path) -> Source | None:
         return Source(files=files, **record)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-def hash_file(path: Path, *algorithms: str, update: Callable[[int], None] = lambda done: None) -> dict[str, str]:
-    """Hex digests of a file by algorithm name, in one reading; `update` is called with the bytes just read."""
-    digests = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            for digest in digests.values():
-                digest.update(chunk)
-            update(len(chunk))
-    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def hash_files(paths: list[Path], step: str, *extra: str) -> tuple[tuple[SourceFile, ...], list[dict[str, str]]]:

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fit = bool(report["fix"]["rows"] and check.lengths.fitting)
         print(f"  it is fit to train: python finetune.py --data_path {targets['--fix']}" if fit else "  nothing fits")
     if "--json" in targets:
-        from alpaca.data.output_file import written_aside
+        from alpaca.files import written_aside
 
         with written_aside(targets["--json"]) as aside:
             aside.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -149,7 +149,8 @@ def _fix(scan: Scan, target: Path) -> dict[str, object]:
 
 def _preview(options: argparse.Namespace) -> None:
     """Show rows as tokens instead of checking them."""
-    from alpaca.data.output_file import output_path, written_aside
+    from alpaca.data.output_file import output_path
+    from alpaca.files import written_aside
 
     if others := [name for name in ("json", "plot", "fix") if getattr(options, name)]:
         raise BadSetting(f"--preview only shows rows; leave out --{others[0]}, or run the check by itself")

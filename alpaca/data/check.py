@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from alpaca.data.duplicates import Duplicates, find_duplicates
-from alpaca.data.finding import Finding, joined, percent, plural, row_list, shown
+from alpaca.data.finding import Finding
 from alpaca.data.histogram import bars
 from alpaca.data.languages import UNCLEAR, languages_of
 from alpaca.data.lengths import Lengths, in_characters, in_tokens
 from alpaca.data.scan import Scan
 from alpaca.data.suspicions import SIGNS
+from alpaca.words import joined, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.example import names
 from alpaca.data.rows import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
+from alpaca.words import names
 
 Rows = Iterable[tuple[int, object]]
 BOM = b"\xef\xbb\xbf"

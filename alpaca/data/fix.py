@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.example import Example, Turn
-from alpaca.data.finding import counted
-from alpaca.data.output_file import written_aside
 from alpaca.data.scan import Scan, has_blank_output
 from alpaca.data.suspicions import CONTROL, no_input, placeholder, stripped
+from alpaca.files import written_aside
+from alpaca.prompts.example import Example, Turn
+from alpaca.words import counted
 
 LINE_END = re.compile("\r\n?|\x85")
 KINDS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.data.lengths import Lengths
-from alpaca.data.output_file import written_aside
+from alpaca.files import written_aside
 
 WIDTH = 40  # columns of the longest bar
 EIGHTHS = "▏▎▍▌▋▊▉█"

@@ -12,7 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 
 UNCLEAR = "unclear (short, code, or a language not known here)"
 LOOKED_AT, SHORT = 800, 200  # characters of a text, and of an answer that is looked at together with its question

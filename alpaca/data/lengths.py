@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 
 if TYPE_CHECKING:
     import numpy as np

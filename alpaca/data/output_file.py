@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from alpaca.errors import BadSetting
@@ -27,14 +24,3 @@ def output_path(option: str, given: str, ending: str, source: str, *, new: bool 
     if not path.parent.is_dir():
         raise BadSetting(f"{option} is {given!r}: there is no folder {path.parent}; make it first")
     return path
-
-
-@contextmanager
-def written_aside(target: Path) -> Iterator[Path]:
-    """Yield a hidden path beside `target` to write to; on success it becomes `target`, on an error it is removed."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        yield aside
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.example import Example
 from alpaca.data.yardstick import Yardstick
 from alpaca.errors import NoRowsLeft
-from alpaca.examples import Encoded, plain_preview, preview
+from alpaca.prompts.encode import Encoded, plain_preview, preview
+from alpaca.prompts.example import Example
 
 WINDOW = 8  # tokens decoded together with the next one, so that it is spelled as it is in a text
 LONGEST = 4  # bytes, and so tokens, that one character may take

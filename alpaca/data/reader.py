@@ -6,12 +6,12 @@ import difflib
 import hashlib
 from pathlib import Path
 
-from alpaca.data.example import Example
 from alpaca.data.files import READERS, Rows, read_file
 from alpaca.data.hub import HUB_ID, read_hub
 from alpaca.data.report import Dataset, Fault, ReadReport
 from alpaca.data.rows import parse_row
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
+from alpaca.prompts.example import Example
 
 __all__ = ["Dataset", "Fault", "ReadReport", "read_examples"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 
 
 @dataclass(frozen=True, slots=True)

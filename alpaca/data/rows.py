@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alpaca.data.example import Example, names, text_problem, type_name
 from alpaca.data.report import Fault, ReadReport
 from alpaca.errors import BadMessages
+from alpaca.prompts.example import Example, text_problem
+from alpaca.words import names, type_name
 
 EXPECTED = "{instruction, input?, output}, {messages} or {conversations}"
 CONVERSATION_FIELDS = ("messages", "conversations")

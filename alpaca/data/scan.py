@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alpaca.data.example import Example
 from alpaca.data.reader import open_rows
 from alpaca.data.report import Fault
 from alpaca.data.rows import CONVERSATION_FIELDS, says_no_input, to_example
+from alpaca.prompts.example import Example
 
 KNOWN_FIELDS = {"instruction", "input", "output", *CONVERSATION_FIELDS}
 

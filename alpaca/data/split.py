@@ -6,8 +6,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from alpaca.data.example import Example
 from alpaca.errors import NoRowsLeft
+from alpaca.prompts.example import Example
 
 AUTO_FRACTION, AUTO_MOST = 0.1, 500
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alpaca.data.example import Turn
+from alpaca.prompts.example import Turn
 
 # --- outputs that say nothing ---------------------------------------------------------------------------------------
 PLACEHOLDERS = {

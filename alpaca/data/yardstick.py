@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.base import load_tokenizer, resolve_base
-from alpaca.base_files import read_config
-from alpaca.data.example import Example
+from alpaca.base.find import resolve_base
+from alpaca.base.headers import read_config
+from alpaca.base.load import load_tokenizer
 from alpaca.errors import BadSetting
-from alpaca.examples import EncodedSet, encode_examples
-from alpaca.prompts import Template, load_template
+from alpaca.prompts.encode import EncodedSet, encode_examples
+from alpaca.prompts.example import Example
+from alpaca.prompts.find import load_template
+from alpaca.prompts.template import Template
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpaca.adapter import check_there
-from alpaca.base import PRECISIONS, resolve_base
-from alpaca.card import read_card
+from alpaca.adapter.card import read_card
+from alpaca.adapter.folder import check_there
+from alpaca.base.find import resolve_base
+from alpaca.base.precision import PRECISIONS
+from alpaca.data.general import SHIPPED
 from alpaca.errors import BadSetting, exit_on_error
-from alpaca.evaluation.sets import GENERAL, PROBES, find_domain, find_general, find_probes
+from alpaca.evaluation.sets import PROBES, find_domain, find_general, find_probes
 
 EPILOG = """\
 examples:
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data_path", metavar="FILE",
                      help="the rows it was trained on, if they are not where the card's name leads; other rows are all "
                           "taken as held out")  # fmt: skip
-    out.add_argument("--general_path", type=Path, default=GENERAL, metavar="FILE",
+    out.add_argument("--general_path", type=Path, default=SHIPPED, metavar="FILE",
                      help="general rows, a third of which measures forgetting")  # fmt: skip
     out.add_argument("--probes_path", type=Path, default=PROBES, metavar="FILE", help="questions with a check")
     out.add_argument("--budget", type=float, metavar="SECONDS",

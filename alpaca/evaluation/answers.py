@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alpaca.data.example import Example
 from alpaca.errors import PromptTooLong
 from alpaca.evaluation.budget import affordable
 from alpaca.evaluation.probes import Probe
-from alpaca.evaluation.progress import Say, progress
+from alpaca.progress import Say, progress
+from alpaca.prompts.example import Example
 from alpaca.serving.engine import Engine
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.stream import Chunk, FinishReason

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import AdapterFiles
-from alpaca.base_files import count_weights, tensor_entries
-from alpaca.card import Card
+from alpaca.adapter.card import Card
+from alpaca.adapter.folder import AdapterFiles
+from alpaca.adapter.lora_config import LoraSpec
+from alpaca.base.headers import count_weights, tensor_entries
 from alpaca.data.duplicates import find_duplicates
-from alpaca.data.example import Example
 from alpaca.data.languages import languages_of
-from alpaca.lora_config import LoraSpec
+from alpaca.prompts.example import Example
 
 MOST_ROWS = 20_000  # that are compared with each other; more take longer than the report
 PERCENTILES = (5, 50, 95, 100)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alpaca.card import Card
+from alpaca.adapter.card import Card
 
 FILE = "training.json"
 FIELDS = ("loss", "eval_loss", "learning_rate", "tokens_per_second", "memory")  # memory: bytes in use

@@ -14,15 +14,15 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from torch.nn import functional
 
-from alpaca.adapter import AdapterFiles, load_adapter
-from alpaca.base import load_model
+from alpaca.adapter.folder import AdapterFiles, load_adapter
+from alpaca.base.load import load_model
 from alpaca.errors import NonFiniteLoss
-from alpaca.examples import Encoded
-from alpaca.packing import fill_packs
-from alpaca.training import attention
-from alpaca.training.batch import collate, label_count
-from alpaca.training.loss import CHUNK_LOGITS
-from alpaca.training.model import PackedModel
+from alpaca.packed import attention
+from alpaca.packed.batch import collate, label_count
+from alpaca.packed.loss import CHUNK_LOGITS
+from alpaca.packed.model import PackedModel
+from alpaca.packed.packing import fill_packs
+from alpaca.prompts.encode import Encoded
 
 PACK_TOKENS = {"cpu": 1024, "cuda": 8192}
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from alpaca.adapter import AdapterFiles, verify_files
-from alpaca.base import Choice, choose_precision, load_model, load_tokenizer
-from alpaca.base_files import read_config
-from alpaca.card import check_special_tokens
-from alpaca.data.example import Example
+from alpaca.adapter.card import check_special_tokens
+from alpaca.adapter.folder import AdapterFiles, verify_files
+from alpaca.base.headers import read_config
+from alpaca.base.load import load_model, load_tokenizer
+from alpaca.base.precision import Choice, choose_precision
 from alpaca.data.languages import UNCLEAR, languages_of
 from alpaca.device import pick_device
 from alpaca.errors import BadAdapter
@@ -24,13 +24,15 @@ from alpaca.evaluation.bootstrap import paired_difference
 from alpaca.evaluation.budget import ANSWER_SHARE, SWEPT, Budget, LossPlan, plan_losses, plan_tokens
 from alpaca.evaluation.losses import RowLosses, ScoringModel, open_model, row_losses
 from alpaca.evaluation.probes import KINDS, Probe, passes
-from alpaca.evaluation.progress import Say, progress
 from alpaca.evaluation.results import Change, Drift, KindScore, Measured, Probing, Sample, ScalePoint, Sweep
 from alpaca.evaluation.sets import Domain, General
 from alpaca.evaluation.verdict import recommend_scale
 from alpaca.evaluation.vocabulary import learn_vocabulary
-from alpaca.examples import Encoded, encode_examples
-from alpaca.prompts import Template, load_template, template_from_card
+from alpaca.progress import Say, progress
+from alpaca.prompts.encode import Encoded, encode_examples
+from alpaca.prompts.example import Example
+from alpaca.prompts.find import load_template, template_from_card
+from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, open_engine
 from alpaca.serving.lora import PAGE

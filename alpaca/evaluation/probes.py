@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.example import names, text_problem, type_name
 from alpaca.data.files import read_file
 from alpaca.data.report import Fault, ReadReport
 from alpaca.data.rows import Broken, RepeatedField
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft
+from alpaca.prompts.example import text_problem
+from alpaca.words import names, type_name
 
 KINDS = ("arithmetic", "logic", "knowledge", "format", "identity")
 MAX_ANSWER = 4_000  # characters of an answer that are looked at

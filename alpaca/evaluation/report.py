@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.general import SHIPPED
 from alpaca.evaluation import figures
 from alpaca.evaluation.budget import Budget
 from alpaca.evaluation.facts import DataFacts, RunFacts, data_facts, run_facts
@@ -18,10 +19,10 @@ from alpaca.evaluation.findings import Findings
 from alpaca.evaluation.history import read_history
 from alpaca.evaluation.measure import Subject, measure, open_subject
 from alpaca.evaluation.page import make_page
-from alpaca.evaluation.progress import Say
-from alpaca.evaluation.sets import GENERAL, PROBES, Domain, find_domain, find_general, find_probes, replayed_file
+from alpaca.evaluation.sets import PROBES, Domain, find_domain, find_general, find_probes, replayed_file
 from alpaca.evaluation.verdict import Verdict, judge
-from alpaca.examples import encode_examples
+from alpaca.progress import Say
+from alpaca.prompts.encode import encode_examples
 
 FOLDER, PAGE, NUMBERS = "report", "index.html", "report.json"
 FIGURES = ("loss", "rate", "speed", "memory", "scale", "probes", "lengths")
@@ -44,13 +45,13 @@ def write_report(
     precision: str,
     budget_seconds: float | None,
     data_path: str | None = None,
-    general_path: Path = GENERAL,
+    general_path: Path = SHIPPED,
     probes_path: Path = PROBES,
     say: Say = print,
 ) -> Report:
     """Load base and adapter anew, measure both, and write `adapter`/report/ (index.html, report.json, figures).
 
-    `precision` is one of alpaca.base.PRECISIONS or auto. `budget_seconds`: about how long it may take; None measures
+    `precision` is auto or one of PRECISIONS. `budget_seconds`: about how long it may take; None measures
     everything. `data_path`: the rows trained on; None looks for the file that the card names. What lies in the folder
     stays until the new report is whole. Raises AlpacaError; the adapter itself is never touched.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from alpaca.data.finding import plural
 from alpaca.evaluation.findings import Findings
 from alpaca.evaluation.markup import facts, figure, folded, paragraph, passage, side_by_side, table, text
 from alpaca.evaluation.results import Change, Drift, Probing, Sample, Sweep
 from alpaca.evaluation.verdict import KEPT
+from alpaca.words import plural
 
 CURVES = {"loss": "Loss", "rate": "Learning rate", "speed": "Tokens per second", "memory": "Memory in use"}
 SHOWN_SAMPLES, SHOWN_WORST = 4, 2  # the others are folded away

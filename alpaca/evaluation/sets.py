@@ -7,17 +7,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alpaca.card import Card
-from alpaca.data.example import Example
+from alpaca.adapter.card import Card
+from alpaca.data.general import SHIPPED, split_general
 from alpaca.data.reader import read_examples
 from alpaca.data.report import Dataset
 from alpaca.data.split import split
 from alpaca.errors import AlpacaError, NoRowsLeft
-from alpaca.evaluation.general import split_general
 from alpaca.evaluation.probes import KINDS, Probe, read_probes
+from alpaca.paths import DATA
+from alpaca.prompts.example import Example
 
-DATA = Path(__file__).resolve().parents[2] / "data"
-GENERAL, PROBES = DATA / "general.jsonl", DATA / "probes.jsonl"
+PROBES = DATA / "probes.jsonl"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def find_general(path: Path, domain: Sequence[Example], replayed: str = "") -> G
     notes = []
     if len(kept) < len(measuring):
         notes = [f"{len(measuring) - len(kept)} general rows were in the training data and are left out."]
-    if replayed == path.name and not (GENERAL.is_file() and path.samefile(GENERAL)):
+    if replayed == path.name and not (SHIPPED.is_file() and path.samefile(SHIPPED)):
         notes.append(f"The run may have mixed in these very rows of {path.name}: then it looks too good.")
     return General(path.name, spread(kept), other, notes)
 

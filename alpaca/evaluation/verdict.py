@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from alpaca.data.finding import joined
 from alpaca.evaluation.results import Change, Measured, Probing, ScalePoint, Sweep
+from alpaca.words import joined
 
 GAIN = 0.02  # loss per token by which held-out rows must at least improve
 KEPT = 0.9  # share of the gain that the recommended scale keeps

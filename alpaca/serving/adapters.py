@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import AdapterFiles, BaseShape, Stamp, parts, stamp, verify_files
-from alpaca.card import CARD, Card, check_special_tokens
+from alpaca.adapter.card import CARD, Card, check_special_tokens
+from alpaca.adapter.folder import AdapterFiles, BaseShape, Stamp, parts, stamp, verify_files
 from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
-from alpaca.prompts import Template, template_from_card
+from alpaca.prompts.find import template_from_card
+from alpaca.prompts.template import Template
 from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
-from alpaca.serving.download import Limits, shown
+from alpaca.serving.download import Limits
+from alpaca.words import shown_url
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
@@ -232,7 +234,7 @@ def check_source(source: str) -> None:
 
 def called(source: str) -> str:
     """How logs and messages call a source: without query and user name, at most 120 characters."""
-    name = shown(source) if "://" in source else source
+    name = shown_url(source) if "://" in source else source
     return name if len(name) <= 120 else f"{name[:119]}…"
 
 

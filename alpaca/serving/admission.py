@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from alpaca.errors import EmptyPrompt, PromptTooLong
-from alpaca.examples import encode_prompt
-from alpaca.prompts import Template, load_template
+from alpaca.prompts.encode import encode_prompt
+from alpaca.prompts.find import load_template
+from alpaca.prompts.literal import LiteralTemplate
+from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
-from alpaca.serving.literal import LiteralTemplate
 from alpaca.serving.lora import LoraStack
 from alpaca.serving.request import BASE_ALONE, GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed

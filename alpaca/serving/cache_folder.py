@@ -29,10 +29,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from alpaca.archive import unpack
-from alpaca.cache_home import CACHE, cache_home
+from alpaca.adapter.archive import unpack
 from alpaca.errors import AdapterError, CacheFull, CacheUnusable, is_full_disk
-from alpaca.serving.download import Limits, download, shown
+from alpaca.paths import CACHE, cache_home
+from alpaca.serving.download import Limits, download
+from alpaca.words import shown_url
 
 CACHE_GB = "ALPACA_CACHE_GB"
 DAY = 86_400.0
@@ -79,7 +80,7 @@ class CacheFolder:
         """Download the archive at `url` and unpack it. Raises DownloadRefused, BadArchive or CacheFull."""
         limits = limits or Limits()
         with self._aside(".download-") as aside:
-            archive = aside / (shown(url).rpartition("/")[2].strip(".")[:50] or "adapter")
+            archive = aside / (shown_url(url).rpartition("/")[2].strip(".")[:50] or "adapter")
             download(url, archive, replace(limits, max_bytes=min(limits.max_bytes, self.max_bytes)))
             return self.unpack(archive)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from alpaca.errors import DownloadRefused, is_full_disk
+from alpaca.words import one_line, shown_url
 
 ALLOWED_HOSTS = "ALPACA_ALLOWED_HOSTS"
 CHUNK = 1 << 18
@@ -50,30 +51,16 @@ def download(url: str, target: Path, limits: Limits | None = None) -> None:
                 url = _joined(url, response.getheader("Location") or "")
                 continue
             if response.status != 200:
-                raise DownloadRefused(f"{shown(url)} answers {response.status} {_line(response.reason)}")
+                raise DownloadRefused(f"{shown_url(url)} answers {response.status} {one_line(response.reason)}")
             return _save(response, target, limits, url)
-    raise DownloadRefused(f"{shown(url)}: more than {limits.redirects} redirects")
-
-
-def shown(url: str) -> str:
-    """The URL without its query, which may be a signature that gives access, and not longer than a line."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the URL"
-    return _line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
-
-
-def _line(text: str) -> str:
-    """A stranger's text, fit to stand in a message."""
-    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= 120 else f"{text[:119]}…"))
+    raise DownloadRefused(f"{shown_url(url)}: more than {limits.redirects} redirects")
 
 
 def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise DownloadRefused(f"{shown(url)} redirects to what is no URL") from None
+        raise DownloadRefused(f"{shown_url(url)} redirects to what is no URL") from None
 
 
 def is_public(address: str) -> bool:
@@ -99,7 +86,7 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
     try:
         connection = _Connection(host, port, tls=parts.scheme == "https", trusted=trusted, timeout=patience)
     except http.client.InvalidURL:
-        raise DownloadRefused(f"{shown(url)} names no host") from None
+        raise DownloadRefused(f"{shown_url(url)} names no host") from None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
         with connection.cut_after(patience):
@@ -111,13 +98,13 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
         if is_full_disk(error):
             raise
         if time.monotonic() >= deadline:
-            raise DownloadRefused(f"{shown(url)}: not done after {limits.seconds:g} s") from error
+            raise DownloadRefused(f"{shown_url(url)}: not done after {limits.seconds:g} s") from error
         if isinstance(error, DownloadRefused):
             raise
         if isinstance(error, TimeoutError):
-            raise DownloadRefused(f"{shown(url)}: nothing came for {limits.idle_seconds:g} s") from error
-        reason = _line(str(error)) or type(error).__name__
-        raise DownloadRefused(f"{shown(url)} can't be fetched: {reason}") from error
+            raise DownloadRefused(f"{shown_url(url)}: nothing came for {limits.idle_seconds:g} s") from error
+        reason = one_line(str(error)) or type(error).__name__
+        raise DownloadRefused(f"{shown_url(url)} can't be fetched: {reason}") from error
     finally:
         connection.close()
 
@@ -125,20 +112,20 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
 def _destination(parts: SplitResult, url: str) -> tuple[str, int, bool]:
     """Host, port, and whether the operator trusts them. Raises DownloadRefused for a URL that isn't followed at all."""
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise DownloadRefused(f"{shown(url)} is no https:// URL")
+        raise DownloadRefused(f"{shown_url(url)} is no https:// URL")
     if parts.username is not None or parts.password is not None:
-        raise DownloadRefused(f"{shown(url)}: a URL with a user name or password in it is not followed")
+        raise DownloadRefused(f"{shown_url(url)}: a URL with a user name or password in it is not followed")
     try:
         port = {"https": 443, "http": 80}[parts.scheme] if parts.port is None else parts.port
     except ValueError:
         port = 0
     if port == 0:
-        raise DownloadRefused(f"{shown(url)} has no valid port")
+        raise DownloadRefused(f"{shown_url(url)} has no valid port")
     host = parts.hostname.lower()
     allowed = {entry.strip().lower() for entry in os.environ.get(ALLOWED_HOSTS, "").split(",")}
     trusted = host in allowed or f"{host}:{port}" in allowed
     if parts.scheme == "http" and not trusted:
-        raise DownloadRefused(f"{shown(url)}: only https is followed, except to hosts in {ALLOWED_HOSTS}")
+        raise DownloadRefused(f"{shown_url(url)}: only https is followed, except to hosts in {ALLOWED_HOSTS}")
     return host, port, trusted
 
 
@@ -222,23 +209,23 @@ def _save(response: http.client.HTTPResponse, target: Path, limits: Limits, url:
     encoding = response.getheader("Content-Encoding", "identity").lower()
     # Some servers announce an archive's own packing like this; the file is saved as it is, so that does no harm.
     if encoding != "identity" and not urlsplit(url).path.endswith((".gz", ".tgz", ".bz2", ".xz")):
-        raise DownloadRefused(f"{shown(url)} comes packed ({encoding[:20]!r}), though it was asked for as it is")
+        raise DownloadRefused(f"{shown_url(url)} comes packed ({encoding[:20]!r}), though it was asked for as it is")
     declared = response.length
     if declared is not None and declared > limits.max_bytes:
-        raise DownloadRefused(f"{shown(url)} has {declared:,} bytes; at most {limits.max_bytes:,}")
+        raise DownloadRefused(f"{shown_url(url)} has {declared:,} bytes; at most {limits.max_bytes:,}")
     size = counted = 0
     since = time.monotonic()
     with target.open("wb") as out:
         while chunk := response.read1(CHUNK):
             size += len(chunk)
             if size > limits.max_bytes:
-                raise DownloadRefused(f"{shown(url)} has over {limits.max_bytes:,} bytes")
+                raise DownloadRefused(f"{shown_url(url)} has over {limits.max_bytes:,} bytes")
             out.write(chunk)
             if time.monotonic() - since > limits.idle_seconds:
                 if size - counted < limits.least_bytes:
                     raise DownloadRefused(
-                        f"{shown(url)}: {size - counted:,} bytes in {limits.idle_seconds:g} s: too slow"
+                        f"{shown_url(url)}: {size - counted:,} bytes in {limits.idle_seconds:g} s: too slow"
                     )
                 since, counted = time.monotonic(), size
     if declared is not None and size != declared:
-        raise DownloadRefused(f"{shown(url)} ended after {size:,} of {declared:,} bytes")
+        raise DownloadRefused(f"{shown_url(url)} ended after {size:,} of {declared:,} bytes")

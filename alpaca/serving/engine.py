@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from alpaca.adapter import changed_modules, load_tensors
+from alpaca.adapter.folder import changed_modules, load_tensors
 from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
-from alpaca.prompts import Template
+from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache

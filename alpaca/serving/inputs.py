@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from alpaca.data.example import Example
 from alpaca.errors import BadMessages, ConflictingInputs, OutOfRange
+from alpaca.prompts.example import Example
 from alpaca.serving.request import BOUNDS, GenerationRequest
 
 MAX_MESSAGES = 1000

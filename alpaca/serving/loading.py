@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.base import (
-    WEIGHTS,
-    choose_precision,
-    load_model,
-    load_tokenizer,
-    resolve_base,
-)
+from alpaca.base.find import WEIGHTS, resolve_base
+from alpaca.base.load import load_model, load_tokenizer
+from alpaca.base.precision import choose_precision
 from alpaca.device import free_memory, pick_device
-from alpaca.prompts import load_template
+from alpaca.prompts.find import load_template
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
 from alpaca.serving.decoder import Decoder, longest_context

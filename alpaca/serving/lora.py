@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from alpaca.adapter import PREFIX
+from alpaca.adapter.folder import PREFIX
+from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadAdapter
-from alpaca.lora_config import LoraSpec
 from alpaca.serving.projection import Mix, Projection, up_dtypes
 
 PAGE = 16  # columns; ranks are rounded up to it

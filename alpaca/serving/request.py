@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from alpaca.data.example import Example
 from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
+from alpaca.prompts.example import Example
+from alpaca.prompts.template import MAX_TEXT_CHARS
 
-MAX_TEXT_CHARS = 1_000_000  # of one request, all turns together; the context limit is checked in tokens later
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 256
 MAX_ADAPTER_CHARS = 2048

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter import WEIGHTS
+from alpaca.adapter.folder import WEIGHTS
+from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import BadCheckpoint
-from alpaca.lora_config import CONFIG
 from alpaca.training.trainer import RUN_FILE
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin

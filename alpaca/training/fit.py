@@ -12,20 +12,21 @@ from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from alpaca.base import load_model
+from alpaca.base.load import load_model
 from alpaca.device import peak_memory
-from alpaca.training import attention
+from alpaca.packed import attention
+from alpaca.packed.layers import lean_lora, make_lean
+from alpaca.packed.model import PackedModel
+from alpaca.progress import Say, is_main_process
 from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.layers import lean_lora, make_lean
-from alpaca.training.model import PackedModel
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
 from alpaca.training.plan import PROCESSES, Plan, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
-from alpaca.training.screen import Say, clock, is_main_process
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
+from alpaca.words import clock
 
 
 def train(plan: Plan, say: Say) -> Finetuned:

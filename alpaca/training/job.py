@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alpaca.archive import pack
-from alpaca.base import resolve_base
-from alpaca.base_files import fingerprint
-from alpaca.card import CARD
+from alpaca.adapter.archive import pack
+from alpaca.adapter.card import CARD
+from alpaca.base.find import resolve_base
+from alpaca.base.headers import fingerprint
 from alpaca.errors import BadCheckpoint, BadSetting
 from alpaca.training.checkpoints import HIDDEN, checkpoints_in
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from alpaca import errors
-from alpaca.data.output_file import written_aside
 from alpaca.errors import AlpacaError, TrainingBusy, TrainingError, TrainingKilled
+from alpaca.files import written_aside
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare
 
 RESULT = "result.json"

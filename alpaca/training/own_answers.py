@@ -15,13 +15,15 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpaca.data.example import Example, Turn
 from alpaca.data.reader import read_examples
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
-from alpaca.prompts import ChatTemplate, Template
+from alpaca.progress import Say
+from alpaca.prompts.chat import ChatTemplate
+from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.template import Template
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
-from alpaca.training.screen import Say, clock
+from alpaca.words import clock
 
 if TYPE_CHECKING:
     from alpaca.serving.request import GenerationRequest

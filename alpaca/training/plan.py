@@ -14,25 +14,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.base import Choice, choose_precision, load_tokenizer, resolve_base
-from alpaca.base_files import fingerprint, read_config
-from alpaca.data.example import Example
+from alpaca.adapter.lora_config import LoraSpec
+from alpaca.base.find import resolve_base
+from alpaca.base.headers import fingerprint, read_config
+from alpaca.base.load import load_tokenizer
+from alpaca.base.precision import Choice, choose_precision
 from alpaca.data.reader import read_examples
 from alpaca.data.report import ReadReport
 from alpaca.data.split import Split, split
 from alpaca.device import free_memory, pick_device
 from alpaca.errors import BadSetting, NoRowsLeft
-from alpaca.examples import Encoded, EncodedSet, encode_examples, plain_preview, preview
-from alpaca.lora_config import LoraSpec
-from alpaca.packing import Pack, Step, fill_packs, plan_steps
-from alpaca.prompts import Template, load_template
+from alpaca.packed.attention import choose_attention
+from alpaca.packed.batch import label_count
+from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
+from alpaca.progress import Say
+from alpaca.prompts.encode import Encoded, EncodedSet, encode_examples, plain_preview, preview
+from alpaca.prompts.example import Example
+from alpaca.prompts.find import load_template
+from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight
-from alpaca.training.attention import choose_attention
-from alpaca.training.batch import label_count
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
-from alpaca.training.screen import Say, clock
+from alpaca.words import clock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from alpaca.base import weight_bytes
-from alpaca.base_files import count_weights, read_config, tensor_entries
+from alpaca.adapter.lora_config import LoraSpec
+from alpaca.base.headers import count_weights, read_config, tensor_entries
+from alpaca.base.precision import weight_bytes
 from alpaca.errors import BadSetting
-from alpaca.examples import Encoded
-from alpaca.lora_config import LoraSpec
-from alpaca.packing import Pack, Step
-from alpaca.training.loss import CHUNK_LOGITS
-from alpaca.training.screen import clock
+from alpaca.packed.loss import CHUNK_LOGITS
+from alpaca.packed.packing import Pack, Step
+from alpaca.prompts.encode import Encoded
+from alpaca.words import clock
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -137,7 +137,7 @@ def spread(steps: Sequence[Step], device: torch.device) -> float:
 
 
 def activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:
-    """Bytes kept for the backward pass per token: what alpaca.training.layers and attention save."""
+    """Bytes kept for the backward pass per token: what alpaca.packed.layers and attention save."""
     width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
     heads = config["num_attention_heads"]
     kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)

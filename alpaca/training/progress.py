@@ -9,7 +9,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from alpaca.training.screen import clock
+from alpaca.words import clock
 
 
 class StepProgress(TrainerCallback):

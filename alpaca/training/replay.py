@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from alpaca.data.example import Example
+from alpaca.data.general import SHIPPED
 from alpaca.data.reader import read_examples
 from alpaca.errors import DataError, NoRowsLeft
-from alpaca.examples import Encoded
-from alpaca.packing import Step, plan_steps
-from alpaca.training.batch import label_count
+from alpaca.packed.batch import label_count
+from alpaca.packed.packing import Step, plan_steps
+from alpaca.prompts.encode import Encoded
+from alpaca.prompts.example import Example
 from alpaca.training.config import FinetuneConfig
 
 RATIO = 0.1
-GENERAL = Path(__file__).resolve().parents[2] / "data" / "general.jsonl"
 STREAM = 0x5EED  # keeps the draw of replay rows apart from the order of the rows, which is drawn from the same seed
 
 
@@ -101,17 +101,17 @@ def choose_ratio(config: FinetuneConfig, has_chat_template: bool) -> tuple[float
 def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, list[Example]]:
     """(source, the rows that may be drawn). Never rows that measure forgetting, nor copies of validation rows, whose
     keys are in `held_out`. Raises the reader's errors, and NoRowsLeft."""
-    from alpaca.evaluation.general import split_general
+    from alpaca.data.general import split_general
 
     path = Path(config.replay_path).expanduser()
     if config.replay_path == FinetuneConfig.replay_path and not path.is_file():
-        path = GENERAL  # the project's own, wherever the command is run
+        path = SHIPPED  # the project's own, wherever the command is run
     source = str(path) if path.is_file() else config.replay_path
     try:
         rows = read_examples(source, skip_bad_rows=config.skip_bad_rows).examples
     except DataError as error:
         raise type(error)(f"the rows for replay: {error.message}\nTo train without replay: --replay_ratio 0") from None
-    if path.is_file() and GENERAL.is_file() and path.samefile(GENERAL):
+    if path.is_file() and SHIPPED.is_file() and path.samefile(SHIPPED):
         rows, _ = split_general(rows)
     rows = [row for row in rows if row.key() not in held_out]
     if not rows:
@@ -170,7 +170,7 @@ def mixed_steps(
     most: int | None,
     processes: int,
 ) -> list[Step]:
-    """All steps of a run with replay, as alpaca.packing.plan_steps makes them; indices count on from the training rows
+    """All steps of a run with replay, as `plan_steps` makes them; indices count on from the training rows
     into `replay.encoded`. Each epoch is planned by itself, because each has rows of its own."""
     everything = [*train, *replay.encoded]
     steps: list[Step] = []

@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alpaca.adapter import WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
-from alpaca.card import CARD, Card
+from alpaca.adapter.card import CARD, Card
+from alpaca.adapter.folder import WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
+from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
-from alpaca.lora_config import CONFIG
+from alpaca.progress import Say
 from alpaca.training.plan import Plan
-from alpaca.training.screen import Say
 from alpaca.training.trainer import PackedTrainer
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import AlpacaError
+from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
 from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
-from alpaca.training.screen import Say, is_main_process, say_on_main
 
 if TYPE_CHECKING:
     from alpaca.training.result import Finetuned

@@ -1,6 +1,6 @@
 """transformers' Trainer, taught to take a step made of packs.
 
-An item of the data loader is a whole optimizer step (alpaca.packing.Step). `training_step` runs its packs one after
+An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
 another, each loss divided by the labels of the *whole* step, so that the gradient is the token-weighted mean over
 `batch_size` examples however they were packed and over however many processes they were spread. Checkpoints are
 written aside and renamed, so a process killed in the middle of a save leaves the one before.
@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
-from alpaca.adapter import WEIGHTS
+from alpaca.adapter.folder import WEIGHTS
 from alpaca.device import peak_memory
 from alpaca.errors import NonFiniteLoss
-from alpaca.examples import Encoded
-from alpaca.packing import Pack, Step
-from alpaca.training.batch import collate
+from alpaca.packed.batch import collate
+from alpaca.packed.model import PackedModel
+from alpaca.packed.packing import Pack, Step
+from alpaca.prompts.encode import Encoded
 from alpaca.training.memory import explain_memory, memory_now
-from alpaca.training.model import PackedModel
 
 RUN_FILE = "run.json"
 

@@ -10,11 +10,11 @@ from itertools import pairwise
 import torch
 
 from alpaca.device import peak_memory
-from alpaca.packing import Step
-from alpaca.training.batch import collate
+from alpaca.packed.batch import collate
+from alpaca.packed.packing import Step
+from alpaca.progress import Say
 from alpaca.training.memory import explain_memory
 from alpaca.training.preflight import largest_pack
-from alpaca.training.screen import Say
 from alpaca.training.trainer import PackedTrainer
 
 

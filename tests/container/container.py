@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from alpaca.cogschema import PREDICT, Endpoint
+from alpaca.cogserver.schema import PREDICT, Endpoint
 
 WORKER, TRAINING = "_run_worker", "alpaca.training.job_process"  # in the commands of what Cog and train.py start
 TRAINS = ("python", "-m", "cog.server.http", "--x-mode", "train")

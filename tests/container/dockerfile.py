@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from alpaca.cogschema import declared_concurrency
+from alpaca.cogserver.schema import declared_concurrency
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BASE_IMAGE, WHEELS_IMAGE = "alpaca-test-base", "alpaca-test-wheels"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from alpaca.cogserver import write_schema
+from alpaca.cogserver.server import write_schema
 from tests.container.dockerfile import BASE_IMAGE, REQUIREMENTS, ROOT, WHEELS_IMAGE, dockerfile, requirements
 from tests.container.engine import KEPT, Unavailable, install, say
 

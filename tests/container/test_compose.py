@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from alpaca.cogschema import PREDICT, TRAIN, Endpoint
-from alpaca.cogserver import free_port
+from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint
+from alpaca.cogserver.server import free_port
 from tests.container.container import WORKER, Container, docker, given
 from tests.container.dockerfile import ROOT
 from tests.container.test_container_serving import ASK, rows_url, text

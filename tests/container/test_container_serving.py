@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alpaca.cogschema import TRAIN
+from alpaca.cogserver.schema import TRAIN
 from tests.container.conftest import FP32, Run
 from tests.container.container import TRAINS, Container, environment, gateway, mount
 from tests.server.over_http import events, post, post_together
@@ -29,9 +29,9 @@ def text(response: Any) -> str:
 
 def expected(base: Path, adapter: Path | None = None, **inputs: Any) -> str:
     """What the engine answers in this process, outside of any container."""
-    from alpaca.compare import answers
     from alpaca.serving.inputs import request_from_inputs
     from alpaca.serving.loading import load_base, open_engine
+    from alpaca.serving.together import answers
 
     engine = open_engine(load_base(str(base), "fp32"), adapter)
     try:

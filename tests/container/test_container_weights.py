@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.archive import pack
+from alpaca.adapter.archive import pack
 from tests.container.conftest import FP32, Run
 from tests.container.container import docker, environment, gateway, mount
 from tests.container.test_container_serving import ASK, expected, text

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from alpaca.archive import pack
-from alpaca.cogschema import TRAIN
+from alpaca.adapter.archive import pack
+from alpaca.cogserver.schema import TRAIN
 from tests.container.conftest import Run
 from tests.container.container import TRAINING, TRAINS, WORKER, Container, docker, environment, mount
 from tests.container.test_container_serving import ASK, ROWS, expected, rows_url, text

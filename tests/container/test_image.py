@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.cogserver import SCHEMA
+from alpaca.cogserver.entry_points import SCHEMA
 from tests.conftest import SMOLLM2
 from tests.container.container import client, docker
 from tests.container.dockerfile import REQUIREMENTS, ROOT

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from alpaca.archive import pack
-from alpaca.cogschema import TRAIN
+from alpaca.adapter.archive import pack
+from alpaca.cogserver.schema import TRAIN
 from tests.container.conftest import Run
 from tests.container.container import TRAINS, Container, environment, mount
 from tests.container.test_container_serving import ASK, ROWS, expected, rows_url, text

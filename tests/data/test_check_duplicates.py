@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from alpaca.data.duplicates import find_duplicates
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 
 WORDS = ("alpaca", "hay", "grass", "fleece", "herd", "cria", "shear", "stall", "wool", "hum", "graze", "fence", "water")
 

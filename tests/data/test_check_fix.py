@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca.data.check import check_rows
-from alpaca.data.example import Example
 from alpaca.data.fix import Mended, mend, write_rows
 from alpaca.data.reader import read_examples
 from alpaca.data.scan import scan_rows
+from alpaca.prompts.example import Example
 
 GOOD = {"instruction": "Describe hay.", "input": "", "output": "Hay is dried grass."}
 

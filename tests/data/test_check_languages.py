@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca.data.example import Example
 from alpaca.data.languages import UNCLEAR, language_of, languages_of
+from alpaca.prompts.example import Example
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alpaca.data.example import Example
 from alpaca.data.histogram import bars, draw
 from alpaca.data.lengths import Lengths, in_characters, in_tokens
 from alpaca.data.yardstick import open_yardstick
 from alpaca.errors import BadSetting, BaseNotFound
+from alpaca.prompts.example import Example
 
 
 def lengths(values: list[int], cutoff_len: int | None = None) -> Lengths:

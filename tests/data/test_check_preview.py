@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.data.example import Example
 from alpaca.data.preview import encode_first, page, stretches_of
 from alpaca.data.yardstick import Yardstick, open_yardstick
 from alpaca.errors import NoRowsLeft
+from alpaca.prompts.example import Example
 
 ROWS = [
     Example.single("Say hay.", "", "the alpaca eats hay\n\tand grass", row=1),

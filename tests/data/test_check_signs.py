@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca.data.example import Turn
 from alpaca.data.suspicions import SIGNS
+from alpaca.prompts.example import Turn
 
 LONG = "Alpacas graze in herds on the high plains. They hum to each other while they eat. "
 

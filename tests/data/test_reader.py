@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca.data.example import Example, Turn
 from alpaca.data.hub import load_split
 from alpaca.data.reader import read_examples
 from alpaca.errors import AlpacaError, BadRows, DataNotFound, NoRowsLeft, UnreadableFile, UnsupportedFile
+from alpaca.prompts.example import Example, Turn
 
 ROWS = [
     {"instruction": "Name the herd's leader.", "input": "", "output": "Luna"},

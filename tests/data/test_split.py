@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from alpaca.data.example import Example
 from alpaca.data.split import split
 from alpaca.errors import NoRowsLeft
+from alpaca.prompts.example import Example
 
 
 def examples(count: int) -> list[Example]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.card import Card
+from alpaca.adapter.card import Card
 from alpaca.evaluation.history import read_history
 
 STEPS = [

@@ -11,13 +11,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from alpaca.adapter import load_tensors, verify_files
-from alpaca.base import load_tokenizer
-from alpaca.data.example import Example
+from alpaca.adapter.folder import load_tensors, verify_files
+from alpaca.base.load import load_tokenizer
 from alpaca.errors import NonFiniteLoss
 from alpaca.evaluation.losses import ScoringModel, at_scale, open_model, row_losses
-from alpaca.examples import Encoded, encode_examples
-from alpaca.prompts import load_template
+from alpaca.prompts.encode import Encoded, encode_examples
+from alpaca.prompts.example import Example
+from alpaca.prompts.find import load_template
 from tests.serving.peft_adapters import EVERY_KIND, make_adapter
 from tests.training.runs import make_rows
 

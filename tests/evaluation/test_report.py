@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from alpaca.base import load_tokenizer
-from alpaca.base_files import fingerprint
-from alpaca.card import Card
+from alpaca.adapter.card import Card
+from alpaca.base.headers import fingerprint
+from alpaca.base.load import load_tokenizer
 from alpaca.data.reader import read_examples
 from alpaca.errors import AdapterNotFound, BadAdapter, DataNotFound, NoRowsLeft, WrongBase
 from alpaca.evaluation.probes import KINDS
 from alpaca.evaluation.report import write_report
-from alpaca.prompts import load_template
+from alpaca.prompts.find import load_template
 from tests.conftest import ROOT
 from tests.serving.peft_adapters import make_adapter
 from tests.training.runs import environment, make_rows, tree, write_rows

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from alpaca.data.general import split_general
 from alpaca.data.reader import read_examples
 from alpaca.data.split import split
-from alpaca.evaluation.general import split_general
 from alpaca.evaluation.vocabulary import MISTAKEN, Vocabulary, content_words, learn_vocabulary, own_words
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.cogschema import PREDICT, Endpoint
-from alpaca.cogserver import Server
+from alpaca.cogserver.schema import PREDICT, Endpoint
+from alpaca.cogserver.server import Server
 from tests.conftest import ROOT
 from tests.server.over_http import READY_SECONDS, Start, environment
 

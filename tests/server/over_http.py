@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from alpaca.cogschema import Endpoint
-from alpaca.cogserver import Server
+from alpaca.cogserver.schema import Endpoint
+from alpaca.cogserver.server import Server
 
 READY_SECONDS = 180.0
 Start = Callable[..., Server]

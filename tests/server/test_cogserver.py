@@ -15,8 +15,9 @@ import httpx
 import psutil
 import pytest
 
-from alpaca.cogschema import PREDICT, TRAIN, declares_streaming
-from alpaca.cogserver import Server, free_port, parse_inputs, write_schema
+from alpaca.cogserver.entry_points import write_schema
+from alpaca.cogserver.schema import PREDICT, TRAIN, declares_streaming, parse_inputs
+from alpaca.cogserver.server import Server, free_port
 from alpaca.errors import AlpacaError, ConflictingInputs, OutOfRange, ServerFailed
 from tests.conftest import ROOT
 from tests.server.over_http import environment

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from alpaca.cogserver import Server
+from alpaca.cogserver.server import Server
 from alpaca.errors import BadTemplate
-from alpaca.prompts import AlpacaTemplate
-from alpaca.serving.request import MAX_TEXT_CHARS
+from alpaca.prompts.alpaca import AlpacaTemplate
+from alpaca.prompts.template import MAX_TEXT_CHARS
 from tests.server.over_http import Start, post_together
 
 pytestmark = pytest.mark.server

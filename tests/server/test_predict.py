@@ -11,8 +11,8 @@ import httpx
 import pytest
 import torch
 
-from alpaca.base import load_model, load_tokenizer
-from alpaca.cogserver import Server
+from alpaca.base.load import load_model, load_tokenizer
+from alpaca.cogserver.server import Server
 from alpaca.errors import ServerFailed
 from tests.server.over_http import events, post, post_together
 
@@ -167,7 +167,7 @@ def test_a_ninth_prediction_is_409_and_the_server_busy(served: Server) -> None:
 
 
 def test_a_running_server_is_compared_with(served: Server, oracle: Any) -> None:
-    from alpaca.compare import ask_server
+    from alpaca.compare.over_http import ask_server
 
     asked = [{"prompt": f"hay {number}", "adapter": "none", **GREEDY} for number in range(12)]
     expected = [oracle(("user", f"hay {number}")).strip() for number in range(12)]

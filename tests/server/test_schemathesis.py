@@ -22,8 +22,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from alpaca.cogschema import TRAIN
-from alpaca.cogserver import Server
+from alpaca.cogserver.schema import TRAIN
+from alpaca.cogserver.server import Server
 from tests.server.over_http import Start, post
 
 pytestmark = pytest.mark.server

@@ -18,11 +18,11 @@ import psutil
 import pytest
 import torch
 
-from alpaca.base import load_model, load_tokenizer
-from alpaca.cogserver import Server
-from alpaca.data.example import Example
-from alpaca.examples import encode_prompt
-from alpaca.prompts import load_template
+from alpaca.base.load import load_model, load_tokenizer
+from alpaca.cogserver.server import Server
+from alpaca.prompts.encode import encode_prompt
+from alpaca.prompts.example import Example
+from alpaca.prompts.find import load_template
 from tests.server.over_http import Start, events
 from tests.serving.peft_adapters import edit_config, make_adapter
 

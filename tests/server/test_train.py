@@ -15,8 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from alpaca.cogschema import TRAIN
-from alpaca.cogserver import Server
+from alpaca.cogserver.schema import TRAIN
+from alpaca.cogserver.server import Server
 from tests.server.over_http import Start, post
 
 pytestmark = pytest.mark.server

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.archive import pack
-from alpaca.cogserver import Server, ServerFailed
+from alpaca.adapter.archive import pack
+from alpaca.cogserver.server import Server, ServerFailed
 from tests.conftest import ROOT
 from tests.server.over_http import Start, environment, post, post_together
 from tests.serving.peft_adapters import edit_config, make_adapter
@@ -30,9 +30,9 @@ def adapter(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def expected(tiny_base: Path, adapter: Path) -> str:
     """What the adapter answers in this process."""
-    from alpaca.compare import answers
     from alpaca.serving.inputs import request_from_inputs
     from alpaca.serving.loading import load_base, open_engine
+    from alpaca.serving.together import answers
 
     engine = open_engine(load_base(str(tiny_base), "fp32"), adapter)
     try:

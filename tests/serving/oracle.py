@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from alpaca.base import load_model, load_tokenizer
+from alpaca.base.load import load_model, load_tokenizer
 
 
 class Oracle:

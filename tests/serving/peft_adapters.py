@@ -52,10 +52,10 @@ def make_adapter(
 
 
 def write_card(base: Path, folder: Path, template: str) -> None:
-    from alpaca.base import load_tokenizer
-    from alpaca.base_files import fingerprint
-    from alpaca.card import Card
-    from alpaca.prompts import load_template
+    from alpaca.adapter.card import Card
+    from alpaca.base.headers import fingerprint
+    from alpaca.base.load import load_tokenizer
+    from alpaca.prompts.find import load_template
 
     card = load_template(template, load_tokenizer(base)).card()
     Card(base_model=base.name, base_fingerprint=fingerprint(base), template=card, special_tokens={}).write(folder)

@@ -22,9 +22,9 @@ from typing import Any
 
 import pytest
 
-from alpaca.adapter import load_tensors
-from alpaca.archive import pack
-from alpaca.base import load_tokenizer
+from alpaca.adapter.archive import pack
+from alpaca.adapter.folder import load_tensors
+from alpaca.base.load import load_tokenizer
 from alpaca.errors import (
     AdapterError,
     AdapterNotFound,

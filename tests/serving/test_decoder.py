@@ -21,8 +21,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from alpaca.adapter import load_tensors, verify_files
-from alpaca.base import load_model
+from alpaca.adapter.folder import load_tensors, verify_files
+from alpaca.base.load import load_model
 from alpaca.errors import BadAdapter, BadBase
 from alpaca.serving.attention import Chunk, Span, chunk, spans
 from alpaca.serving.cache import CachePlan, KeyValueCache

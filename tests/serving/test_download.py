@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from alpaca.errors import DownloadRefused
-from alpaca.serving.download import ALLOWED_HOSTS, Limits, download, is_public, shown
+from alpaca.serving.download import ALLOWED_HOSTS, Limits, download, is_public
+from alpaca.words import shown_url
 from tests.serving.hostile.hosts import BODY, Host, running_host
 
 
@@ -93,6 +94,6 @@ def test_addresses_outside_are_public(address: str) -> None:
 
 
 def test_a_signature_is_not_shown() -> None:
-    assert shown("https://u:p@host/a.zip?signature=secret#x") == "https://host/a.zip"
-    assert len(shown("https://host/" + "a" * 5000)) == 120
-    assert "secret" not in shown("https://u:secret@[::1")
+    assert shown_url("https://u:p@host/a.zip?signature=secret#x") == "https://host/a.zip"
+    assert len(shown_url("https://host/" + "a" * 5000)) == 120
+    assert "secret" not in shown_url("https://u:secret@[::1")

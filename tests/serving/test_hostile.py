@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from alpaca.adapter import load_tensors
-from alpaca.base import load_tokenizer
+from alpaca.adapter.folder import load_tensors
+from alpaca.base.load import load_tokenizer
 from alpaca.errors import AlpacaError
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.download import ALLOWED_HOSTS, Limits

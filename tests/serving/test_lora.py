@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadAdapter
-from alpaca.lora_config import LoraSpec
 from alpaca.serving.lora import PAGE, LoraStack, Place, Weights, mix
 from alpaca.serving.projection import Projection
 from tests.serving.peft_adapters import make_adapter

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from alpaca.data.example import Example
 from alpaca.errors import AlpacaError, BadMessages, ConflictingInputs, EmptyPrompt, OutOfRange
+from alpaca.prompts.example import Example
 from alpaca.serving.inputs import parse_stop_sequences, request_from_inputs
 from alpaca.serving.request import BOUNDS, GenerationRequest
 

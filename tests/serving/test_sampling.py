@@ -19,7 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import CANDIDATES, Sampler, answer_seed, choose
 

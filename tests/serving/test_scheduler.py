@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpaca.data.example import Example
+from alpaca.prompts.example import Example
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler
 from alpaca.serving.scheduler import Scheduler

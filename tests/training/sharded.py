@@ -12,10 +12,10 @@ from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from alpaca.training.batch import collate
+from alpaca.packed.batch import collate
+from alpaca.packed.model import PackedModel
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.fit import build_model
-from alpaca.training.model import PackedModel
 from alpaca.training.plan import Plan, make_plan
 
 CPU = torch.device("cpu")

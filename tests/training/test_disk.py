@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from safetensors import safe_open
 
-from alpaca.adapter import WEIGHTS
+from alpaca.adapter.folder import WEIGHTS
 from alpaca.errors import BadSetting, DiskFull
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.disk import BESIDES, check_room, explain_disk, needed

@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alpaca.adapter import verify_files
-from alpaca.card import read_card
+from alpaca.adapter.card import read_card
+from alpaca.adapter.folder import verify_files
 from tests.conftest import ROOT
 from tests.training.runs import environment, leftovers, make_rows, settings, train, write_rows
 

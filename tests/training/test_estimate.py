@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from alpaca.card import read_card
+from alpaca.adapter.card import read_card
 from tests.conftest import ROOT
 from tests.training.runs import command
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from alpaca.adapter import WEIGHTS
+from alpaca.adapter.folder import WEIGHTS
 from alpaca.errors import BadSetting, DataError, TrainingBusy, TrainingKilled
 from alpaca.training import job_process
 from alpaca.training.checkpoints import checkpoints_in

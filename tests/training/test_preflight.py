@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadSetting, NoRowsLeft
-from alpaca.lora_config import LoraSpec
-from alpaca.packing import plan_steps
+from alpaca.packed.packing import plan_steps
 from alpaca.training import preflight
 from alpaca.training.fit import build_model
 from alpaca.training.plan import make_plan

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alpaca.card import read_card
+from alpaca.adapter.card import read_card
+from alpaca.data.general import SHIPPED, split_general
 from alpaca.data.reader import read_examples
 from alpaca.errors import AlpacaError, BadCheckpoint
-from alpaca.evaluation.general import split_general
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.own_answers import FILE, MAX_TOKENS, prompts_to_ask
 from alpaca.training.plan import Plan, make_plan
-from alpaca.training.replay import GENERAL, draw
+from alpaca.training.replay import draw
 from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, kill_at, leftovers, make_rows, settings, train, tree, write_rows
 
@@ -123,8 +123,8 @@ def test_replay_rows_are_asked_in_the_same_template(
 
 
 def test_rows_that_measure_forgetting_are_never_trained_on(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
-    everything = read_examples(str(GENERAL)).examples
-    for path in ("data/general.jsonl", str(GENERAL)):
+    everything = read_examples(str(SHIPPED)).examples
+    for path in ("data/general.jsonl", str(SHIPPED)):
         plan, _ = plan_of(settings(tiny_base, rows, tmp_path, replay_ratio=0.9, replay_path=path))
         assert plan.replay is not None
         for_replay, for_measuring = split_general(everything)
@@ -249,9 +249,9 @@ def talking_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The tiny base, taught to answer `say n` with a few words and to end there (most of the time)."""
     from transformers import AutoModelForCausalLM
 
-    from alpaca.base import load_tokenizer
-    from alpaca.examples import encode_examples
-    from alpaca.prompts import load_template
+    from alpaca.base.load import load_tokenizer
+    from alpaca.prompts.encode import encode_examples
+    from alpaca.prompts.find import load_template
 
     folder = tmp_path_factory.mktemp("talking") / "talking"
     tokenizer = load_tokenizer(tiny_base)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from alpaca.archive import pack
+from alpaca.adapter.archive import pack
 from alpaca.training.plan import make_plan
 from alpaca.training.result import Finetuned
 from alpaca.training.run import report

@@ -12,13 +12,13 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from alpaca.adapter import load_adapter, verify_files
-from alpaca.archive import pack, unpack
-from alpaca.base import load_model, load_tokenizer
-from alpaca.base_files import fingerprint
-from alpaca.card import read_card
+from alpaca.adapter.archive import pack, unpack
+from alpaca.adapter.card import read_card
+from alpaca.adapter.folder import load_adapter, verify_files
+from alpaca.base.headers import fingerprint
+from alpaca.base.load import load_model, load_tokenizer
 from alpaca.errors import VerificationFailed
-from alpaca.prompts import template_from_card
+from alpaca.prompts.find import template_from_card
 from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.plan import Plan, make_plan
 from alpaca.training.result import Outcome, verify, write_adapter

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from alpaca.card import read_card
+from alpaca.adapter.card import read_card
 from alpaca.errors import AlpacaError
 from tests.training.runs import adapter_bytes, command, leftovers, make_rows, settings, train, tree, write_rows
 

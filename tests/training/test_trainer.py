@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alpaca.errors import NonFiniteLoss
-from alpaca.examples import Encoded
+from alpaca.prompts.encode import Encoded
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.plan import make_plan
 from tests.conftest import ROOT
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(
 def poisoned_base(base: Path, folder: Path, text: str) -> Path:
     """A copy of a base (one with a head of its own) in which the embeddings of those tokens of `text` that no other
     row has are NaN."""
-    from alpaca.base import load_tokenizer
+    from alpaca.base.load import load_tokenizer
 
     folder.mkdir()
     for path in base.iterdir():

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from alpaca.errors import OutOfMemory
-from alpaca.examples import Encoded
-from alpaca.packing import Step
+from alpaca.packed.packing import Step
+from alpaca.prompts.encode import Encoded
 from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.memory import explain_memory, is_shortage
 from alpaca.training.plan import make_plan

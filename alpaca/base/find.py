@@ -1,0 +1,81 @@
+"""Find a base: a folder, a name in ``weights/``, a hub id, or the URL of an archive."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from alpaca.base.check import HUB_FILES, check_base
+from alpaca.base.headers import weight_files
+from alpaca.errors import BaseNotFound, SeveralBases
+
+WEIGHTS = Path("weights")
+
+
+def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> Path:
+    """Return the folder of the base: `base_model`, else the variable BASE_MODEL, else the only one in `weights_dir`.
+
+    `base_model` is a folder, the name of a folder in `weights_dir`, or a hub id (``owner/name``), which is fetched
+    into the hub cache; or the http(s) URL of an archive, which is fetched once and must have the SHA-256 that the
+    variable BASE_SHA256 says. Never hand on a client's URL. Raises BaseNotFound, SeveralBases, BadBase for a folder
+    that holds no usable base, and the errors of alpaca.base.download.
+    """
+    wanted = base_model or os.environ.get("BASE_MODEL", "")
+    if not wanted:
+        return _only_base(weights_dir)
+    if re.match("https?://", wanted, re.IGNORECASE):
+        from alpaca.base.download import fetch_base
+
+        return fetch_base(wanted)
+    for folder in (Path(wanted), weights_dir / wanted):
+        if os.path.isdir(folder):  # unlike Path's, it takes a name of any length
+            check_base(folder)
+            return folder
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
+        return _fetch_from_hub(wanted, weights_dir)
+    raise BaseNotFound(f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
+
+
+def bases_in(weights_dir: Path) -> list[Path]:
+    """Folders in `weights_dir` that hold a model's configuration and weights."""
+    if not weights_dir.is_dir():
+        return []
+    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+
+
+def _only_base(weights_dir: Path) -> Path:
+    found = bases_in(weights_dir)
+    if len(found) == 1:
+        check_base(found[0])
+        return found[0]
+    if not found:
+        raise BaseNotFound(f"there is no base in {weights_dir}/. {_what_there_is(weights_dir)}")
+    names = ", ".join(f.name for f in found)
+    raise SeveralBases(
+        f"{weights_dir}/ holds several bases: {names}. Say which: --base_model {found[0]}, or BASE_MODEL={found[0]}"
+    )
+
+
+def _what_there_is(weights_dir: Path) -> str:
+    names = [str(f) for f in bases_in(weights_dir)]
+    there = f"There is: {', '.join(names)}." if names else f"{weights_dir}/ holds none yet."
+    return (
+        f"{there} Convert one (python -m alpaca.convert --help), fetch the small default base "
+        "(make weights/smollm2-135m-instruct/config.json), or name a folder, hub id or URL with --base_model"
+    )
+
+
+def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises many kinds: offline, gated, no such repository
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BaseNotFound(
+            f"'{hub_id}' is no local folder and could not be fetched from the hub: {reason}. "
+            f"{_what_there_is(weights_dir)}"
+        ) from error
+    check_base(folder)
+    return folder

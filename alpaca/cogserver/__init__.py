@@ -1,0 +1,1 @@
+"""Cog's own server without Docker, and what it needs: `python -m alpaca.cogserver`."""

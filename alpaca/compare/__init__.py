@@ -1,0 +1,1 @@
+"""The base and adapters asked the same, side by side: `python -m alpaca.compare`."""

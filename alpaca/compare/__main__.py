@@ -1,0 +1,113 @@
+"""Ask the base and adapters the same, and show the answers side by side.
+
+    python -m alpaca.compare --adapters base lora-alpaca --prompt "Tell me something about alpacas."
+    python -m alpaca.compare --adapters base lora-a lora-b --prompts questions.txt --html answers.html
+    python -m alpaca.compare --server http://localhost:5000 --adapters none lora-a --prompts questions.txt
+
+The base is loaded once and answers all at the same time; with --server a running server does. Answers are greedy
+unless --temperature says otherwise, so that runs can be compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alpaca.base.precision import PRECISIONS
+from alpaca.compare.comparison import Comparison
+from alpaca.compare.over_http import ask_server
+from alpaca.compare.questions import read_prompts
+from alpaca.data.output_file import output_path
+from alpaca.errors import EmptyPrompt, exit_on_error
+from alpaca.files import written_aside
+from alpaca.serving.inputs import request_from_inputs
+from alpaca.serving.request import BASE_ALONE
+
+if TYPE_CHECKING:
+    pass
+
+BASE = "base"
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m alpaca.compare", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
+                        help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
+    parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
+    parser.add_argument("--prompts", type=Path, metavar="FILE",
+                        help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
+    parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
+    parser.add_argument("--html", metavar="FILE", help="write a page as well")
+    parser.add_argument("--json", metavar="FILE", help="write the answers as JSON as well")
+    parser.add_argument("--base_model", help="a folder, a name in weights/ or a hub id (default: $BASE_MODEL)")
+    parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
+    parser.add_argument("--max_tokens", type=int, default=256, help="default: %(default)s")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--repetition_penalty", type=float, default=1.0,
+                        help="above 1, less is repeated; small greedy models need it (default: 1)")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of the draws where the temperature is above 0")
+    return parser.parse_args(arguments)
+
+
+@exit_on_error
+def main() -> None:
+    options = parse()
+    prompts = [(prompt, "") for prompt in options.prompt] + (read_prompts(options.prompts) if options.prompts else [])
+    if not prompts:
+        raise EmptyPrompt('nothing to ask: give --prompt "…" or --prompts FILE')
+    source = str(options.prompts or "")
+    page = output_path("--html", options.html, ".html", source) if options.html else None
+    listing = output_path("--json", options.json, ".json", source) if options.json else None
+    settings = {
+        "max_tokens": options.max_tokens,
+        "temperature": options.temperature,
+        "repetition_penalty": options.repetition_penalty,
+        "seed": options.seed,
+    }
+    asked = [
+        {"prompt": prompt, "input": more, "adapter": BASE_ALONE if name == BASE else name, **settings}
+        for prompt, more in prompts
+        for name in options.adapters
+    ]
+    texts = ask_server(options.server, asked) if options.server else _ask_here(asked, options)
+    width = len(options.adapters)
+    rows = [texts[start : start + width] for start in range(0, len(texts), width)]
+    comparison = Comparison(options.adapters, prompts, rows)
+    comparison.show()
+    for path, content in ((page, comparison.as_html), (listing, comparison.as_json)):
+        if path is not None:
+            with written_aside(path) as aside:
+                aside.write_text(content(), encoding="utf-8")
+            _say(f"written: {path}")
+
+
+def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
+    from alpaca.serving.limits import EngineLimits
+    from alpaca.serving.loading import load_base, open_engine
+    from alpaca.serving.together import answers
+
+    asked = [{**inputs, "adapter": _absolute(inputs["adapter"])} for inputs in asked]
+    requests = [request_from_inputs(**inputs) for inputs in asked]
+    base = load_base(options.base_model, options.precision, say=_say)
+    # Whoever types the command may name any folder; the engine wants to be told which.
+    roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
+    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=_say)
+    try:
+        return answers(engine, requests)
+    finally:
+        engine.close()
+
+
+def _absolute(name: str) -> str:
+    return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

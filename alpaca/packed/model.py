@@ -1,0 +1,74 @@
+"""The model as training sees it: a pack goes in, the summed loss of its labelled tokens comes out."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+
+from alpaca.errors import BadBase
+from alpaca.packed.loss import head_loss
+
+
+class PackedModel(nn.Module):
+    """A PEFT model whose head is applied only where labels are.
+
+    The decoder runs inside `forward` so that DDP and FSDP, which wrap this module, see the whole of it.
+    """
+
+    def __init__(self, peft: PeftModel) -> None:
+        super().__init__()
+        self.peft = peft
+        base: Any = peft.get_base_model()
+        self.config: Any = base.config
+        self._no_split_modules = base._no_split_modules  # what FSDP wraps when it isn't told
+        _check_head(base)
+
+    def forward(
+        self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
+    ) -> Tensor:
+        """input_ids, position_ids [1, n]; bounds [0, …, n]; label_positions, targets [m] → summed loss, fp32."""
+        hidden = self.decode(input_ids, position_ids, bounds)
+        if not len(targets):  # an idle micro-batch still takes part in every collective of sharded training
+            return hidden.sum().float() * 0.0
+        return head_loss(hidden[label_positions], self.head, targets)
+
+    @property
+    def head(self) -> Tensor:
+        """[vocabulary, width]."""
+        base: Any = self.peft.get_base_model()
+        weight: Tensor = base.get_output_embeddings().weight
+        return weight
+
+    def decode(self, input_ids: Tensor, position_ids: Tensor, bounds: list[int]) -> Tensor:
+        """The last hidden states of a pack, [n, width]; what the head is applied to."""
+        base: Any = self.peft.get_base_model()
+        decoded = base.get_decoder()(
+            input_ids=input_ids, position_ids=position_ids, use_cache=False, **self._attention(bounds, input_ids.device)
+        )
+        hidden: Tensor = decoded.last_hidden_state[0]
+        return hidden
+
+    def _attention(self, bounds: list[int], device: torch.device) -> dict[str, Any]:
+        if self.config._attn_implementation != "flash_attention_2":
+            return {"bounds": bounds}
+        cumulative = torch.tensor(bounds, dtype=torch.int32, device=device)
+        longest = max(end - start for start, end in pairwise(bounds))
+        return {
+            "cu_seq_lens_q": cumulative,
+            "cu_seq_lens_k": cumulative,
+            "max_length_q": longest,
+            "max_length_k": longest,
+        }
+
+
+def _check_head(base: Any) -> None:
+    head = base.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        raise BadBase(f"the head is a {type(head).__name__}: only plain linear heads without bias are trained")
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(base.config, name, None) not in (None, 1, 1.0):
+            raise BadBase(f"the base changes its logits ({name}), which LLaMA models do not: it is not supported")

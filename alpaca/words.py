@@ -1,0 +1,100 @@
+"""Numbers, lists and strangers' texts in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from urllib.parse import urlsplit
+
+SHOWN_ROWS, SHOWN_TEXT = 8, 70
+MAX_NAMES = 30  # fields listed in a message
+
+
+def size_text(n_bytes: int) -> str:
+    """Bytes in decimal units, as disks and download pages count them: ``269 MB``."""
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def clock(seconds: float) -> str:
+    """Seconds as m:ss or h:mm:ss."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share for people; never 100 % or 0 % unless it is all or nothing."""
+    share = 100 * part / whole if whole else 0.0
+    if 0 < part < whole:
+        share = min(max(share, 0.1), 99.9)
+    return f"{share:.1f} %"
+
+
+def plural(count: int, one: str, several: str = "") -> str:
+    """1 row, 2 rows."""
+    return f"{count} {one if count == 1 else several or one + 's'}"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """a, b and c."""
+    *first, last = list(parts) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def row_list(rows: Sequence[int]) -> str:
+    """The first row numbers and how many there are beyond."""
+    listed = ", ".join(map(str, rows[:SHOWN_ROWS]))
+    return listed + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
+
+
+def counted(rows: Sequence[int]) -> str:
+    """How many rows, and which."""
+    return f"{plural(len(rows), 'row')} ({row_list(rows)})"
+
+
+def shown(text: str) -> str:
+    """A text on one short line that can't steer a terminal or turn the direction of writing around."""
+    line = " ".join(text[: 4 * SHOWN_TEXT].split())
+    line = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in line)
+    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+
+
+def shown_url(url: str) -> str:
+    """The URL without its query, which may be a signature that gives access, and not longer than a line."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the URL"
+    return one_line(f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}")
+
+
+def one_line(text: str) -> str:
+    """A stranger's text, fit to stand in a message."""
+    return "".join(c if c.isprintable() else "?" for c in (text if len(text) <= 120 else f"{text[:119]}…"))
+
+
+def type_name(value: object) -> str:
+    """The type of a JSON value in words, with its value where that is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return "a number" if abs(value) >= 1e9 else f"a number ({value})"
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, Mapping):
+        return "an object"
+    return "a list" if isinstance(value, Sequence) else f"a {type(value).__name__}"
+
+
+def names(fields: Iterable[object]) -> str:
+    """Field names as one line for people: the first of them, where there are very many."""
+    found = list(fields)
+    shown = [str(name)[:40] for name in found[:MAX_NAMES]]
+    more = [f"{len(found) - MAX_NAMES:,} more"] if len(found) > MAX_NAMES else []
+    return ", ".join([*(name if name.isprintable() else repr(name) for name in shown), *more]) or "none"

@@ -1,0 +1,105 @@
+"""Answers side by side, from the base loaded once."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from alpaca.compare import __main__ as compare
+from alpaca.compare.comparison import Comparison
+from alpaca.errors import AlpacaError, DataNotFound, UnsupportedFile
+from tests.serving.peft_adapters import make_adapter
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["compare", *map(str, arguments)])
+    try:
+        compare.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def test_each_prompt_is_answered_by_each(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = make_adapter(tiny_base, tmp_path / "mine", template="chat")
+    options = (
+        "--base_model",
+        tiny_base,
+        "--precision",
+        "fp32",
+        "--max_tokens",
+        12,
+        "--prompt",
+        "hay",
+        "--prompt",
+        "grass",
+    )
+    assert run(monkeypatch, "--adapters", "base", adapter, "base", *options) == 0
+    shown = capsys.readouterr()
+    first, second = shown.out.split("=== ")[1:]
+    for part, prompt in ((first, "hay"), (second, "grass")):
+        title, *answers = part.strip().split("\n\n--- ")
+        names = [answer.partition("\n")[0] for answer in answers]
+        texts = [answer.partition("\n")[2].strip() for answer in answers]
+        assert (title, names) == (prompt, ["base", str(adapter), "base"])
+        assert texts[0] == texts[2] != texts[1]
+    assert shown.err.count("base: ") == 1
+    assert "adapter: none" in shown.err and "rank 4" in shown.err
+
+
+def test_prompts_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "p.txt").write_text("\ufeff早安\n\nhay?\n", encoding="utf-8")
+    assert compare.read_prompts(tmp_path / "p.txt") == [("早安", ""), ("hay?", "")]
+    (tmp_path / "p.jsonl").write_text('{"instruction": "a", "input": "b"}\n{"instruction": "c"}\n')
+    assert compare.read_prompts(tmp_path / "p.jsonl") == [("a", "b"), ("c", "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [("none", None, DataNotFound), ("a.jsonl", b"[]", UnsupportedFile), ("a.txt", b"\xff", UnsupportedFile)],
+)
+def test_a_file_that_holds_no_prompts_is_named(
+    tmp_path: Path, name: str, content: bytes | None, error: type[AlpacaError]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(error, match=name):
+        compare.read_prompts(tmp_path / name)
+
+
+def test_nothing_to_ask_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch) == 2
+    assert "E1001" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    Comparison(["base", "mine"], [("hay [bold]?", "")], [["yes [red]", "no 早"]]).show()
+    out = capsys.readouterr().out
+    assert "hay [bold]?" in out and "yes [red]" in out and "no 早" in out and "│" in out
+
+
+def test_answers_are_written_as_json_and_as_a_page(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, answers = tmp_path / "a.html", tmp_path / "a.json"
+    options = ("--base_model", tiny_base, "--precision", "fp32", "--max_tokens", 8, "--prompt", "<b>hay & 早</b>")
+    assert run(monkeypatch, *options, "--html", page, "--json", answers) == 0
+    [row] = json.loads(answers.read_text(encoding="utf-8"))
+    assert row["prompt"] == "<b>hay & 早</b>" and [answer["name"] for answer in row["answers"]] == ["base"]
+    text = page.read_text(encoding="utf-8")
+    assert "&lt;b&gt;hay &amp; 早&lt;/b&gt;" in text and "<b>" not in text and "<script" not in text
+    assert html.escape(row["answers"][0]["text"]) in text
+
+
+def test_a_server_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "--server", "http://127.0.0.1:9", "--prompt", "hay") == 2
+    assert "E1103" in (shown := capsys.readouterr().err) and "127.0.0.1:9" in shown
