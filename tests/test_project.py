@@ -40,7 +40,8 @@ def project_files(*suffixes: str) -> list[Path]:
     found = []
     for folder, inner, files in os.walk(ROOT):
         inner[:] = [d for d in inner if not (d in NOT_OURS or d.endswith("_cache") or d.startswith("lora-"))]
-        found += [Path(folder, file) for file in files if not suffixes or Path(file).suffix in suffixes]
+        ours = [file for file in files if file not in NOT_OURS]  # in a worktree .git is a file
+        found += [Path(folder, file) for file in ours if not suffixes or Path(file).suffix in suffixes]
     return sorted(found)
 
 
