@@ -22,6 +22,8 @@ class AlpacaTemplate:
     line that heads the instruction; what stands before that line is said only once.
     """
 
+    turn_end: int | None = None
+
     def __init__(self, name: str, fields: Mapping[str, Any]) -> None:
         """Raises BadTemplate with the reason if prompts can't be made from `fields`."""
         self.name = name
@@ -53,6 +55,9 @@ class AlpacaTemplate:
                 break
             segments.append(Segment(turn.output, True, ((0, len(turn.output)),)))
         return segments
+
+    def conversations(self, example: Example) -> list[list[Segment]]:
+        return [self.segments(example)]
 
     def card(self) -> dict[str, Any]:
         return {

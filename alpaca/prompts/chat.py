@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 from datetime import date
+from functools import cached_property
 from typing import Any
 
 from alpaca.errors import BadMessages, BadTemplate
-from alpaca.prompts.control import control_tokens_pattern
-from alpaca.prompts.example import Example
+from alpaca.prompts.control import answer_tags, any_of, control_tokens
+from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.marks import Marks
 from alpaca.prompts.template import Segment
+from alpaca.prompts.turn_end import Message, TurnEnd, find_turn_end
 
 DATE = date(2024, 7, 26)
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
+OPENED = re.compile(r"<(\w+)>\s*\Z")  # a tag, such as <think>, at the end of a prompt
 
 
 class ChatTemplate:
     """The tokenizer's own chat template.
 
-    What the template writes after an answer, up to and including EOS, belongs to the response; what follows EOS
+    What the template writes after an answer, up to and including its turn end, belongs to the response; what follows
     begins the next prompt. The date is fixed, so that a prompt is the same on every day.
     """
 
     name = "chat"
-    stop_strings: tuple[str, ...] = ()
 
     def __init__(self, tokenizer: Any) -> None:
         """Raises BadTemplate where the tokenizer has no chat template."""
@@ -35,43 +39,71 @@ class ChatTemplate:
             self.jinja: str = tokenizer.get_chat_template()
         except ValueError as error:
             raise BadTemplate(f"the base's chat template can't be used: {error}") from error
-        self._control = control_tokens_pattern(tokenizer)
-        self._eos: str = tokenizer.eos_token or ""
+        self._ids = control_tokens(tokenizer)
+        self._control = any_of(self._ids)
+        self._control_in_answers = any_of(self._ids.keys() - answer_tags(tokenizer))
         self._dateless = TODAY.sub(lambda found: repr(DATE.strftime(found[2])), self.jinja)
 
+    @property
+    def turn_end(self) -> int | None:
+        return self._ids.get(self._end.token)
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        return self._end.stop_strings
+
     def segments(self, example: Example) -> list[Segment]:
-        marks: tuple[str, str] | None = None
-        if any(self._control.search(text) for text in _texts(example)):
-            marks = _unused_marks(example)
-        system = self._marked(example.system, marks)
-        messages = [{"role": "system", "content": system}] if example.system.strip() else []
+        """The conversation rendered once, and split where its answers begin and end.
+
+        An answer that the template writes in another way than where a model would write it stays part of the prompt.
+        """
+        marks = Marks.unused(example)
+        messages = self._messages(example, marks)
+        output = example.turns[-1].output
+        asked = messages if output is None else messages[:-1]
+        prompt = self._render(asked, example.row, ask=True)
         segments: list[Segment] = []
-        done = ""  # rendered text that is already in a segment
-        rendered = ""
-        for turn in example.turns:
-            content = f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
-            messages.append({"role": "user", "content": self._marked(content, marks)})
-            prompt = self._render(messages, example.row, ask=True)
-            self._check_prefix(rendered, prompt, example, "the turns before the last")
-            segments.append(_unmark(prompt[len(done) :], False, marks))
-            if turn.output is None:
-                break
-            messages.append({"role": "assistant", "content": self._marked(turn.output, marks)})
-            rendered = self._render(messages, example.row, ask=False)
-            self._check_prefix(prompt, rendered, example, "the prompt")
-            end = self._response_end(rendered, len(prompt), marks)
-            done = rendered[:end]
-            segments.append(_unmark(rendered[len(prompt) : end], True, marks))
+        done = 0
+        for start, end in self._answers(example, asked, prompt, marks):
+            segments += (marks.segment(prompt[done:start], False), marks.segment(prompt[start:end], True))
+            done = end
+        segments.append(marks.segment(prompt[done:], False))
+        if output is not None:
+            whole = self._render(messages, example.row, ask=False)
+            rest = self._continued(prompt, whole, messages[-1]["content"], example)
+            segments.append(marks.segment(rest[: self._end_in(rest, marks) or len(rest)], True))
         return segments
+
+    def conversations(self, example: Example) -> list[list[Segment]]:
+        """One where every answer is written as it is where a conversation ends with it, else one for each answer."""
+        turns = example.turns
+        whole = self.segments(example)
+        begun = [self.segments(replace(example, turns=turns[:count])) for count in range(1, len(turns))]
+        return [whole] if all(whole[: len(part)] == part for part in begun) else [*begun, whole]
 
     def card(self) -> dict[str, Any]:
         return {"kind": "chat", "name": self.name, "chat_template": self.jinja, "sha256": template_hash(self.jinja)}
 
-    def _marked(self, text: str, marks: tuple[str, str] | None) -> str:
-        """`text` with `marks` around every control token's spelling in it, to be found again once it is rendered."""
-        return text if marks is None else self._control.sub(rf"{marks[0]}\g<0>{marks[1]}", text)
+    @cached_property
+    def _end(self) -> TurnEnd:
+        def render(messages: list[Message], ask: bool) -> str:
+            return self._render(messages, 0, ask=ask)
 
-    def _render(self, messages: list[dict[str, str]], row: int, *, ask: bool) -> str:
+        return find_turn_end(render, self._control, self.tokenizer.bos_token or "")
+
+    def _messages(self, example: Example, marks: Marks) -> list[Message]:
+        """The example in chat form, with marks around every control token's spelling."""
+        messages = [{"role": "system", "content": example.system}] if example.system.strip() else []
+        for turn in example.turns:
+            messages.append({"role": "user", "content": _question(turn)})
+            if turn.output is not None:
+                messages.append({"role": "assistant", "content": turn.output})
+        for message in messages:
+            spellings = self._control_in_answers if message["role"] == "assistant" else self._control
+            message["content"] = marks.around(spellings, message["content"])
+        return messages
+
+    def _render(self, messages: list[Message], row: int, *, ask: bool) -> str:
         import jinja2
 
         where = f"row {row}: " if row else ""
@@ -89,24 +121,51 @@ class ChatTemplate:
             raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {error}") from error
         return str(text)
 
-    def _check_prefix(self, before: str, after: str, example: Example, what: str) -> None:
-        if after.startswith(before):
-            return
-        where = f"row {example.row}: " if example.row else ""
-        at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
-        near = slice(max(0, at - 10), at + 30)
-        raise BadTemplate(
-            f"{where}the base's chat template rewrites {what} once the conversation goes on, so what is trained would "
-            f"not be what is served: {before[near]!r} becomes {after[near]!r}. Choose another template (alpaca)"
-            + (", or use conversations of one turn" if len(example.turns) > 1 else "")
-        )
+    # --- earlier answers ---
+    def _answers(self, example: Example, asked: list[Message], prompt: str, marks: Marks) -> list[tuple[int, int]]:
+        """Where earlier answers stand in `prompt`, those that are written as the model would write them.
 
-    def _response_end(self, rendered: str, start: int, marks: tuple[str, str] | None) -> int:
-        """Where the response that begins at `start` ends: after the template's last EOS, not after a user's."""
-        end = rendered.rfind(self._eos, start) if self._eos else -1
-        while marks is not None and end > start and rendered[end - 1] == marks[0]:
-            end = rendered.rfind(self._eos, start, end)
-        return len(rendered) if end < 0 else end + len(self._eos)
+        The conversation is rendered a second time with a pin at the end of every text, so that the work grows with
+        the length of the conversation and not with its square.
+        """
+        if len(example.turns) == 1:
+            return []
+        pinned = [
+            message if message["role"] == "system" else {**message, "content": marks.pinned(message["content"])}
+            for message in asked
+        ]
+        stretches = self._render(pinned, example.row, ask=True).split(marks.pin)
+        if len(stretches) != 2 * len(example.turns) or "".join(stretches) != prompt:
+            return []
+        found: list[tuple[int, int]] = []
+        at = 0
+        for number, turn in enumerate(example.turns[:-1]):
+            before, answer, after = stretches[2 * number : 2 * number + 3]
+            at += len(before)
+            start = _skip(answer, _question(turn), self._end.before)
+            end = self._end_in(after, marks)
+            if not self._end.token:
+                end = _skip(after, turn.output or "", self._end.after)
+            if start is not None and end is not None:
+                found.append((at + start, at + len(answer) + end))
+            at += len(answer)
+        return found
+
+    def _end_in(self, text: str, marks: Marks) -> int | None:
+        """Where the first turn end of the template's own ends in `text`."""
+        token = self._end.token
+        at = marks.find_own(token, text) if token else -1
+        return None if at < 0 else at + len(token)
+
+    # --- the last answer ---
+    def _continued(self, prompt: str, whole: str, output: str, example: Example) -> str:
+        """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate."""
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        opened = OPENED.search(prompt)
+        if opened is None or not whole.startswith(prompt[: opened.start()]):
+            raise _rewritten(prompt, whole, example)
+        return _with_thoughts(whole[opened.start() :], output, opened[1])
 
 
 def template_hash(text: str) -> str:
@@ -114,34 +173,35 @@ def template_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _texts(example: Example) -> list[str]:
-    texts = [example.system]
-    for turn in example.turns:
-        texts += (turn.instruction, turn.input, turn.output or "")
-    return texts
+def _question(turn: Turn) -> str:
+    return f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
 
 
-def _unused_marks(example: Example) -> tuple[str, str]:
-    """Two private-use characters that the example does not hold."""
-    used = set().union(*_texts(example))
-    free = (chr(code) for code in range(0xE000, 0xF900) if chr(code) not in used)
-    try:
-        return next(free), next(free)
-    except StopIteration:
-        raise BadMessages("the text uses every private-use character there is") from None
+def _skip(text: str, before: str, wanted: str) -> int | None:
+    """How far `wanted` reaches at the beginning of `text`, perhaps after the blanks that `before` ends with."""
+    blanks = before[len(before.rstrip()) :]
+    return next((len(start) for start in (blanks + wanted, wanted) if text.startswith(start)), None)
 
 
-def _unmark(text: str, trained: bool, marks: tuple[str, str] | None) -> Segment:
-    """Take the marks out again and note what stood between them."""
-    if marks is None:
-        return Segment(text, trained)
-    first, *marked = text.split(marks[0])
-    pieces = [first]
-    literal: list[tuple[int, int]] = []
-    length = len(first)
-    for stretch in marked:
-        inside, _, after = stretch.partition(marks[1])
-        literal.append((length, length + len(inside)))
-        pieces += (inside, after)
-        length += len(inside) + len(after)
-    return Segment("".join(pieces), trained, tuple(literal))
+def _with_thoughts(answer: str, output: str, tag: str) -> str:
+    """`answer` as it goes on from a prompt that ends with the opened `tag`: its thoughts first, or none.
+
+    The template may have left out the thoughts; then they are in the `output` that it was given.
+    """
+    opened, closed = f"<{tag}>", f"</{tag}>"
+    if closed in answer:
+        thoughts, _, said = answer.partition(closed)
+    else:
+        thoughts, said = output.rpartition(closed)[0], answer
+    thoughts, said = thoughts.replace(opened, "", 1).strip("\n"), said.lstrip("\n")
+    return f"{thoughts}\n{closed}\n\n{said}"
+
+
+def _rewritten(prompt: str, whole: str, example: Example) -> BadTemplate:
+    where = f"row {example.row}: " if example.row else ""
+    at = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
+    near = slice(max(0, at - 10), at + 30)
+    return BadTemplate(
+        f"{where}the base's chat template rewrites the prompt once the answer is there, so what is trained would not "
+        f"be what is served: {prompt[near]!r} becomes {whole[near]!r}. Choose another template (alpaca)"
+    )

@@ -6,22 +6,19 @@ are the same in both, whatever the response begins with.
 
 from __future__ import annotations
 
-import weakref
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-from alpaca.errors import BadBase, BadMessages, BadSetting
-from alpaca.prompts.control import control_tokens_pattern
-from alpaca.prompts.example import Example, text_problem
+from alpaca.errors import BadMessages, BadSetting, BadTemplate
+from alpaca.prompts.codec import Codec, Part, Span
+from alpaca.prompts.example import Example
 from alpaca.prompts.template import Segment, Template
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.text import Text
 
-Span = tuple[int, int]
 Progress = Callable[[int, int], None]
 BATCH = 2048  # examples given to the tokenizer at once: enough to keep its threads busy, little to hold in memory
 
@@ -44,8 +41,19 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that the template refuses, and why."""
+
+    row: int
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
 class LengthReport:
-    """What became of the examples under a cutoff. `lengths`: tokens of each, before truncation, int32."""
+    """What became of the examples under a cutoff. `lengths`: tokens of each, before truncation, int32.
+
+    `split`: rows that became several examples, of which each trains its last answer. `refused` have no length.
+    """
 
     cutoff_len: int
     kept: int
@@ -53,6 +61,8 @@ class LengthReport:
     dropped_too_long: list[int]
     dropped_no_label: list[int]
     lengths: np.ndarray
+    split: list[int] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
     def percentiles(self, at: Sequence[int] = (50, 75, 90, 95, 99, 100)) -> dict[int, int]:
         """Length in tokens that so many percent of the examples do not exceed."""
@@ -72,6 +82,11 @@ class LengthReport:
             f"{self.kept} examples kept, {self.truncated} of them truncated to cutoff_len {self.cutoff_len}",
             f"tokens per example: {lengths}; {within}{share} fit in {self.cutoff_len}",
         ]
+        if self.split:
+            lines.append(
+                f"{len(self.split)} conversations made into one example for each answer, because the template rewrites "
+                f"earlier answers: {_rows(self.split)}"
+            )
         if self.dropped_too_long:
             lines.append(f"{len(self.dropped_too_long)} dropped as too long: {_rows(self.dropped_too_long)}")
         if self.dropped_no_label:
@@ -88,21 +103,37 @@ class EncodedSet:
 
 
 def encode_segments(
-    tokenizer: Any, conversations: Sequence[Sequence[Segment]], *, rows: Sequence[int] | None = None
+    tokenizer: Any,
+    conversations: Sequence[Sequence[Segment]],
+    *,
+    rows: Sequence[int] | None = None,
+    end: int | None = None,
 ) -> list[Encoded]:
-    """Tokenise conversations. BOS comes first where the tokenizer itself would put it; EOS ends every response.
+    """Tokenise conversations. BOS comes first where the tokenizer itself would put it; the token `end` (None: EOS)
+    ends every response.
 
     Ordinary text is tokenised as the tokenizer does it; a control token's spelling inside a segment's `literal` spans
     stays text. `rows` are the row numbers to write down.
     """
-    parts = _Codec.of(tokenizer).encode(conversations)
+    parts = Codec.of(tokenizer).encode(conversations, end)
     return [_join(conversation, row) for conversation, row in zip(parts, rows or [0] * len(parts), strict=True)]
 
 
 def encode_prompt(tokenizer: Any, template: Template, example: Example) -> list[int]:
     """The ids that serving sends: those of training up to where the last response begins."""
     waiting = replace(example, turns=(*example.turns[:-1], replace(example.turns[-1], output=None)))
-    return encode_segments(tokenizer, [template.segments(waiting)])[0].input_ids
+    return encode_segments(tokenizer, [template.segments(waiting)], end=template.turn_end)[0].input_ids
+
+
+def prompt_at_least(tokenizer: Any, example: Example) -> int:
+    """So many tokens the prompt has in any template, told from its size alone; the true number is mostly larger.
+
+    What a template may leave out doesn't count: a system text, the thoughts of earlier answers, blanks at the edges.
+    """
+    codec = Codec.of(tokenizer)
+    said = [turn.instruction for turn in example.turns]
+    said += [(turn.output or "").rpartition("</think>")[2] for turn in example.turns[:-1]]
+    return sum(codec.at_least(text.strip()) for text in said)
 
 
 def encode_examples(
@@ -118,39 +149,51 @@ def encode_examples(
     """Tokenise examples for training; `progress(done, total)` is called after every batch.
 
     An example of more than `cutoff_len` tokens is dropped (`over_length="drop"`), or loses its later turns whole and,
-    where its first turn alone is too long, the end of its response; EOS stays the last token and is trained. It is
-    dropped if its prompt leaves no room for one token of a response and EOS.
+    where its first turn alone is too long, the end of its response; the turn end stays the last token and is trained.
+    It is dropped if its prompt leaves no room for one token of a response and the turn end.
+
+    What the template refuses is left out and reported. A conversation whose earlier answers it rewrites becomes one
+    example for each answer.
     """
     import numpy as np
 
     if cutoff_len < 1 or over_length not in ("truncate", "drop"):
         raise BadSetting(f"cutoff_len {cutoff_len} (at least 1) or over_length '{over_length}' (truncate or drop)")
-    codec = _Codec.of(tokenizer)
+    codec = Codec.of(tokenizer)
     kept: list[Encoded] = []
     lengths: list[int] = []
-    too_long: list[int] = []
-    no_label: list[int] = []
-    truncated = 0
+    report = LengthReport(cutoff_len, 0, 0, [], [], np.empty(0, dtype=np.int32))
+    truncated = done = 0
     for batch in _batches(examples):
-        encoded = codec.encode([template.segments(example) for example in batch])
-        for example, parts in zip(batch, encoded, strict=True):
-            if not parts[-1].trained:  # a question without its answer
-                parts.pop()
-            length = sum(len(part.ids) for part in parts)
-            lengths.append(length)
-            if not parts:
-                no_label.append(example.row)
+        rendered = [_conversations(template, example, report.refused) for example in batch]
+        encoded = iter(codec.encode([segments for found in rendered for segments in found or ()], template.turn_end))
+        for example, found in zip(batch, rendered, strict=True):
+            if found is None:
                 continue
-            if length > cutoff_len:
-                if over_length == "drop" or not _truncate(parts, cutoff_len):
-                    too_long.append(example.row)
-                    continue
-                truncated += 1
-            kept.append(_join(parts, example.row, train_on_inputs=train_on_inputs))
+            conversations = [next(encoded) for _ in found]
+            whole = [sum(len(part.ids) for part in parts) for parts in conversations]
+            lengths.append(max(whole, default=0))
+            if not conversations:
+                report.dropped_no_label.append(example.row)
+                continue
+            if len(conversations) > 1:
+                report.split.append(example.row)
+                conversations = [_last_answer(parts) for parts in conversations]
+            fitting = [
+                parts
+                for parts, length in zip(conversations, whole, strict=True)
+                if length <= cutoff_len or (over_length == "truncate" and _truncate(parts, cutoff_len))
+            ]
+            if not fitting:
+                report.dropped_too_long.append(example.row)
+                continue
+            truncated += lengths[-1] > cutoff_len
+            kept += [_join(parts, example.row, train_on_inputs=train_on_inputs) for parts in fitting]
+        done += len(batch)
         if progress is not None:
-            progress(len(lengths), len(examples))
-    report = LengthReport(cutoff_len, len(kept), truncated, too_long, no_label, np.array(lengths, dtype=np.int32))
-    return EncodedSet(kept, report)
+            progress(done, len(examples))
+    made = replace(report, kept=len(kept), truncated=truncated, lengths=np.array(lengths, dtype=np.int32))
+    return EncodedSet(kept, made)
 
 
 def preview(tokenizer: Any, encoded: Encoded) -> Text:
@@ -168,132 +211,7 @@ def plain_preview(tokenizer: Any, encoded: Encoded) -> str:
     return "".join(f"⟦{piece}⟧" if trained else piece for piece, trained in _pieces(tokenizer, encoded))
 
 
-@dataclass(slots=True)
-class _Part:
-    """A segment's tokens; a trained part ends with EOS."""
-
-    ids: list[int]
-    trained: bool
-
-
-class _Codec:
-    """What a tokenizer is asked for here, with its answers to how it treats BOS, EOS and the start of a text.
-
-    It works on a copy of the tokenizer's Rust part: settings such as padding are changed by callers of the tokenizer
-    itself, in other threads too.
-    """
-
-    _known: ClassVar[weakref.WeakKeyDictionary[Any, _Codec]] = weakref.WeakKeyDictionary()
-
-    @classmethod
-    def of(cls, tokenizer: Any) -> _Codec:
-        codec = cls._known.get(tokenizer)
-        if codec is None or codec.made_for != cls._state(tokenizer):
-            codec = cls._known[tokenizer] = cls(tokenizer)
-        return codec
-
-    @staticmethod
-    def _state(tokenizer: Any) -> tuple[Any, ...]:
-        return len(tokenizer), tokenizer.bos_token, tokenizer.eos_token, tokenizer.chat_template
-
-    def __init__(self, tokenizer: Any) -> None:
-        if getattr(tokenizer, "backend_tokenizer", None) is None:
-            raise BadBase(
-                f"the base's tokenizer ({type(tokenizer).__name__}) has no tokenizer.json form; convert it first"
-            )
-        if tokenizer.eos_token_id is None:
-            raise BadBase("the base's tokenizer has no EOS token, so an answer could never end; set eos_token in it")
-        self.made_for = self._state(tokenizer)
-        self.eos: int = tokenizer.eos_token_id
-        self._control = control_tokens_pattern(tokenizer)
-        self._backend = type(tokenizer.backend_tokenizer).from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_padding()
-        self._backend.no_truncation()
-        bos = tokenizer.bos_token_id
-        self._bos: int | None = bos if self._backend.encode("a").ids[:1] == [bos] else None
-        # One int object per id: a list of ids then costs 8 bytes a token instead of up to 36.
-        self._ints = list(range(max(len(tokenizer), *tokenizer.added_tokens_decoder) + 1))
-        # A SentencePiece tokenizer begins every text with a space of its own. Where a segment goes on from another it
-        # is encoded after a line break, whose tokens are then taken off.
-        self._lead: list[int] = []
-        lead, alone, after = self._raw(["\n", "a", "\na"])
-        if after[: len(lead)] == lead and after[len(lead) :] != alone:
-            self._lead = lead
-
-    def encode(self, conversations: Sequence[Sequence[Segment]]) -> list[list[_Part]]:
-        """The parts of each conversation, BOS and EOS included."""
-        flat = [segment for segments in conversations for segment in segments]
-        goes_on = [number > 0 for segments in conversations for number in range(len(segments))]
-        try:
-            encoded = self._texts([segment.text for segment in flat], goes_on)
-        except TypeError:  # half a surrogate pair: a string in Python, but no text that could be encoded
-            for problem in filter(None, (text_problem(segment.text) for segment in flat)):
-                raise BadMessages(f"the text {problem}") from None
-            raise
-        for number, segment in enumerate(flat):
-            if self._holds_literal_control(segment):
-                encoded[number] = self._apart(segment, goes_on[number])
-        ids = iter(encoded)
-        return [
-            [self._part(next(ids), segment, number) for number, segment in enumerate(segments)]
-            for segments in conversations
-        ]
-
-    def _part(self, ids: list[int], segment: Segment, number: int) -> _Part:
-        if number == 0 and self._bos is not None and ids[:1] != [self._bos]:
-            ids = [self._bos, *ids]
-        if segment.trained and ids[-1:] != [self.eos]:
-            ids = [*ids, self.eos]
-        return _Part(ids, segment.trained)
-
-    def _raw(self, texts: list[str]) -> list[list[int]]:
-        ints = self._ints.__getitem__
-        return [
-            list(map(ints, found.ids)) for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)
-        ]
-
-    def _texts(self, texts: list[str], goes_on: Sequence[bool]) -> list[list[int]]:
-        if not self._lead:
-            return self._raw(texts)
-        encoded = self._raw([f"\n{text}" if on else text for text, on in zip(texts, goes_on, strict=True)])
-        for number, (ids, on) in enumerate(zip(encoded, goes_on, strict=True)):
-            if on and ids[: len(self._lead)] == self._lead:
-                encoded[number] = ids[len(self._lead) :]
-            elif on:
-                encoded[number] = self._raw([texts[number]])[0]
-        return encoded
-
-    def _holds_literal_control(self, segment: Segment) -> bool:
-        if not segment.literal or not self._control.search(segment.text):
-            return False
-        return any(_overlap(found.span(), segment.literal) for found in self._control.finditer(segment.text))
-
-    def _apart(self, segment: Segment, goes_on: bool) -> list[int]:
-        """Encode with the template's own control tokens as tokens and those in literal text broken up.
-
-        A control token that is cut after its first character can't be recognised, whatever the kind of tokenizer.
-        """
-        text = segment.text
-        pieces: list[str] = []
-        tokens: list[list[int]] = []  # what stands after each piece
-        done = 0
-        while found := self._control.search(text, done):
-            own = not _overlap(found.span(), segment.literal)
-            cut = found.start() if own else found.start() + 1
-            pieces.append(text[done:cut])
-            tokens.append([self._backend.token_to_id(found[0])] if own else [])
-            done = found.end() if own else cut
-        encoded = self._texts([*pieces, text[done:]], [goes_on, *(True for _ in pieces)])
-        return [token for piece in zip(encoded, [*tokens, []], strict=True) for ids in piece for token in ids]
-
-
-def _overlap(span: Span, spans: Sequence[Span]) -> bool:
-    """Whether `span` touches one of `spans`, which are in order and apart: there may be as many as control tokens."""
-    before = bisect_left(spans, (span[1],))  # so many of them begin before its end
-    return before > 0 and span[0] < spans[before - 1][1]
-
-
-def _truncate(parts: list[_Part], cutoff_len: int) -> bool:
+def _truncate(parts: list[Part], cutoff_len: int) -> bool:
     """Shorten the parts in place to at most `cutoff_len` tokens; False where the first prompt leaves no room."""
     length = sum(len(part.ids) for part in parts)
     while length > cutoff_len and len(parts) > 2:
@@ -306,7 +224,23 @@ def _truncate(parts: list[_Part], cutoff_len: int) -> bool:
     return room >= 2
 
 
-def _join(parts: Sequence[_Part], row: int, *, train_on_inputs: bool = False) -> Encoded:
+def _conversations(template: Template, example: Example, refused: list[Refusal]) -> list[list[Segment]] | None:
+    """The example as conversations to train on, none of them without an answer; None where the template refuses it."""
+    if example.turns[-1].output is None:  # a question without its answer
+        example = replace(example, turns=example.turns[:-1])
+    try:
+        return template.conversations(example) if example.turns else []
+    except (BadMessages, BadTemplate) as error:
+        refused.append(Refusal(example.row, error.message.removeprefix(f"row {example.row}: ")))
+        return None
+
+
+def _last_answer(parts: Sequence[Part]) -> list[Part]:
+    """The same with all before the last answer as its prompt."""
+    return [Part([token for part in parts[:-1] for token in part.ids], False), parts[-1]]
+
+
+def _join(parts: Sequence[Part], row: int, *, train_on_inputs: bool = False) -> Encoded:
     ids: list[int] = []
     spans: list[Span] = []
     for part in parts:

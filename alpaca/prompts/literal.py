@@ -17,6 +17,7 @@ class LiteralTemplate:
     """
 
     name = "literal"
+    turn_end: int | None = None
     stop_strings: tuple[str, ...] = ()
 
     def __init__(self, text: str) -> None:
@@ -43,6 +44,9 @@ class LiteralTemplate:
         if size > MAX_TEXT_CHARS:
             raise OutOfRange(f"prompt_template, filled, has {size:,} characters; at most {MAX_TEXT_CHARS:,}")
         return [fill(text, values)]
+
+    def conversations(self, example: Example) -> list[list[Segment]]:
+        return [self.segments(example)]
 
     def card(self) -> dict[str, Any]:
         return {"kind": "literal", "name": self.name, "text": self._plain}

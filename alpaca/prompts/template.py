@@ -18,7 +18,7 @@ MAX_TEXT_CHARS = 1_000_000  # of one request, all turns together; the context li
 class Segment(NamedTuple):
     """A stretch of a conversation's text.
 
-    `trained`: the model writes it, and EOS follows it. `literal`: spans [start, end) of `text` that came from
+    `trained`: the model writes it, up to the template's turn end. `literal`: spans [start, end) of `text` that came from
     outside; in them, the spelling of a control token is ordinary text and must not become that token.
     """
 
@@ -34,11 +34,18 @@ class Template(Protocol):
     def name(self) -> str: ...
 
     @property
+    def turn_end(self) -> int | None:
+        """The control token that ends an answer: the last that is trained. None where that is the tokenizer's EOS."""
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts at which an answer is over, should the model go on without an EOS."""
+        """Texts at which an answer is over, should the model go on without its turn end."""
 
     def segments(self, example: Example) -> list[Segment]:
         """Prompt and response segments in turn; ends with a prompt where the last turn awaits its answer."""
+
+    def conversations(self, example: Example) -> list[list[Segment]]:
+        """What to train an answered example in: one conversation, or one for each answer, to be trained in it alone."""
 
     def card(self) -> dict[str, Any]:
         """The template in full, as JSON; `template_from_card` reads it."""
