@@ -166,8 +166,10 @@ class Check:
 def check_rows(scan: Scan, yardstick: Yardstick | None, why_none: str = "") -> Check:
     """Look at every row. Without a yardstick lengths are characters, and `why_none` says why."""
     examples = scan.trainable()
-    duplicates = find_duplicates(examples)
     lengths = in_tokens(examples, yardstick) if yardstick and examples else in_characters(examples, why_none)
+    scan.refuse(lengths.refused)
+    examples = scan.trainable()
+    duplicates = find_duplicates(examples)
     findings = [*_copies(duplicates), *_suspicions(scan), *_over_length(lengths)]
     found = [finding for finding in findings if finding.seen]
     return Check(scan, len(examples), duplicates, found, languages_of(examples), lengths)
@@ -209,4 +211,7 @@ def _over_length(lengths: Lengths) -> list[Finding]:
                 dict.fromkeys(lengths.truncated, ""), section="Lengths"),
         Finding("too_long", f"rows left out, because the question alone fills cutoff_len {cutoff}",
                 "shorten the question, or raise --cutoff_len", dict.fromkeys(lengths.too_long, ""), section="Lengths"),
+        Finding("split", "conversations that become one example for each answer",
+                "the template rewrites earlier answers, so each is trained where it is the last one",
+                dict.fromkeys(lengths.split, ""), harmless=True, section="Lengths"),
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alpaca.prompts.example import Example
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from alpaca.data.yardstick import Yardstick
+    from alpaca.prompts.encode import Refusal
 
 PERCENTILES = (50, 75, 90, 95, 99, 100)
 CUTOFFS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -32,7 +33,8 @@ class Lengths:
     """`values`: the length of each example, int (n,), in `unit` (tokens or characters).
 
     With tokens: `truncated` and `too_long` are row numbers under `cutoff_len`; a row is too long if its prompt leaves
-    no room for an answer. `measured_with` names base and template; without a base it says why there is none.
+    no room for an answer. `split`: conversations that become several examples. `refused`: by the template, and not
+    among `values`. `measured_with` names base and template; without a base it says why there is none.
     """
 
     values: np.ndarray
@@ -41,6 +43,8 @@ class Lengths:
     cutoff_len: int | None
     truncated: list[int]
     too_long: list[int]
+    split: list[int] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
 
     @property
     def fitting(self) -> int:
@@ -91,6 +95,7 @@ class Lengths:
             "coverage": {cutoff: round(share, 4) for cutoff, share in self.coverage().items()},
             "histogram": [{"from": part.start, "below": part.end, "rows": part.rows} for part in self.histogram()],
             "truncated": self.truncated,
+            "split": self.split,
             "too_long": self.too_long,
         }
 
@@ -107,14 +112,15 @@ def in_characters(examples: Sequence[Example], why: str) -> Lengths:
 
 
 def in_tokens(examples: Sequence[Example], yardstick: Yardstick) -> Lengths:
-    """Lengths as training will have them, the template's tokens and EOS included."""
+    """Lengths as training will have them, the template's tokens and turn end included; none for what it refuses."""
     report = yardstick.encode(examples).report
     cutoff, too_long = yardstick.cutoff_len, report.dropped_too_long
-    dropped = set(too_long)
+    dropped, refused = set(too_long), {found.row for found in report.refused}
+    measured = [example for example in examples if example.row not in refused]
     truncated = [
         example.row
-        for example, length in zip(examples, report.lengths, strict=True)
+        for example, length in zip(measured, report.lengths, strict=True)
         if length > cutoff and example.row not in dropped
     ]
     name = f"{yardstick.base}, template {yardstick.template.name}"
-    return Lengths(report.lengths, "tokens", name, cutoff, truncated, too_long)
+    return Lengths(report.lengths, "tokens", name, cutoff, truncated, too_long, report.split, report.refused)

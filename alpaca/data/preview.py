@@ -36,12 +36,16 @@ Stretch = tuple[bool, list[Token]]  # whether it is trained, and its tokens
 def encode_first(yardstick: Yardstick, examples: Sequence[Example], count: int) -> tuple[list[Encoded], list[str]]:
     """The first examples as training sees them, and what to say about those that it leaves out."""
     encoded = yardstick.encode(examples[:count])
+    refused = [f"row {found.row} is refused: {found.problem}" for found in encoded.report.refused]
+    if not encoded.examples and refused:
+        raise NoRowsLeft("\n".join([f"none of the first {count} rows can be used; raise --preview", *refused]))
     if not encoded.examples:
         raise NoRowsLeft(
             f"none of the first {count} rows fits in cutoff_len {yardstick.cutoff_len}; raise --cutoff_len or --preview"
         )
     left_out = encoded.report.dropped_too_long
-    return encoded.examples, [f"row {row} is too long for cutoff_len {yardstick.cutoff_len}" for row in left_out]
+    too_long = [f"row {row} is too long for cutoff_len {yardstick.cutoff_len}" for row in left_out]
+    return encoded.examples, [*refused, *too_long]
 
 
 def heading(encoded: Encoded) -> str:

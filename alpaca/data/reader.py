@@ -13,7 +13,7 @@ from alpaca.data.rows import parse_row
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
 from alpaca.prompts.example import Example
 
-__all__ = ["Dataset", "Fault", "ReadReport", "read_examples"]
+__all__ = ["Dataset", "Fault", "ReadReport", "read_examples", "refuse_bad_rows"]
 
 
 def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_faults: int = 20) -> Dataset:
@@ -38,7 +38,7 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
         keys.add(key)
         content.update(key.encode("ascii"))
     report.kept = len(examples)
-    _refuse(report, skip_bad_rows, max_faults)
+    refuse_bad_rows(report, skip_bad_rows, max_faults)
     return Dataset(examples, report, content.hexdigest())
 
 
@@ -72,7 +72,8 @@ def _data_files(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.suffix.lower() in READERS)[:10]
 
 
-def _refuse(report: ReadReport, skip_bad_rows: bool, max_faults: int) -> None:
+def refuse_bad_rows(report: ReadReport, skip_bad_rows: bool, max_faults: int = 20) -> None:
+    """Raise NoRowsLeft where nothing can be used, BadRows where something can't and is not to be skipped."""
     faults = report.fault_lines(max_faults)
     if not report.rows_read:
         raise NoRowsLeft(f"{report.source}: holds no rows")

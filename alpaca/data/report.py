@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from alpaca.prompts.example import Example
@@ -34,6 +35,12 @@ class ReadReport:
     duplicates: int = 0
     empty_outputs: int = 0
     noinput: int = 0
+
+    def add_faults(self, faults: Iterable[Fault]) -> None:
+        """Take out rows that were kept and turned out to be at fault."""
+        found = list(faults)
+        self.kept -= len({fault.row for fault in found})
+        self.bad = sorted([*self.bad, *found], key=lambda fault: fault.row)
 
     @property
     def bad_rows(self) -> int:

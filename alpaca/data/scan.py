@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from alpaca.data.reader import open_rows
 from alpaca.data.report import Fault
 from alpaca.data.rows import CONVERSATION_FIELDS, says_no_input, to_example
 from alpaca.prompts.example import Example
+
+if TYPE_CHECKING:
+    from alpaca.prompts.encode import Refusal
 
 KNOWN_FIELDS = {"instruction", "input", "output", *CONVERSATION_FIELDS}
 
@@ -31,6 +34,13 @@ class Scan:
     extra_fields: Counter[str] = field(default_factory=Counter)
     reshaped: list[int] = field(default_factory=list)
     with_extra_fields: list[int] = field(default_factory=list)
+
+    def refuse(self, refused: Iterable[Refusal]) -> None:
+        """Take out rows that the base's template refuses, as faults like any other."""
+        faults = [Fault(self.source, found.row, "", found.problem) for found in refused]
+        rows = {fault.row for fault in faults}
+        self.faults = sorted([*self.faults, *faults], key=lambda fault: fault.row)
+        self.examples = [example for example in self.examples if example.row not in rows]
 
     def trainable(self) -> list[Example]:
         """The examples as training takes them: none with a blank output, `<noinput>` as no input."""

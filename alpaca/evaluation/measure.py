@@ -145,7 +145,7 @@ def _own_answers(subject: Subject, asked: Sequence[Asked]) -> list[Encoded]:
         if answer.question.topic != GENERAL or not answer.base:
             continue
         example = replace(answer.question.example, turns=(*turns[:-1], replace(turns[-1], output=answer.base)))
-        for row in _encode(subject, [example]):
+        for row in _encode(subject, [example])[-1:]:
             start, end = row.trained[-1]
             kept = end - 1 if answer.base_cut else end
             if kept > start:

@@ -18,8 +18,8 @@ MAX_TEXT_CHARS = 1_000_000  # of one request, all turns together; the context li
 class Segment(NamedTuple):
     """A stretch of a conversation's text.
 
-    `trained`: the model writes it, up to the template's turn end. `literal`: spans [start, end) of `text` that came from
-    outside; in them, the spelling of a control token is ordinary text and must not become that token.
+    `trained`: the model writes it, up to the template's turn end. `literal`: spans [start, end) of `text` that came
+    from outside; in them, the spelling of a control token is ordinary text and must not become that token.
     """
 
     text: str

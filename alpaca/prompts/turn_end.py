@@ -30,8 +30,7 @@ class TurnEnd:
 def find_turn_end(render: Callable[[list[Message], bool], str], control: re.Pattern[str], bos: str) -> TurnEnd:
     """Ask the template, by way of `render(messages, add_generation_prompt)`."""
     asked, said, more = (
-        {"role": role, "content": text}
-        for role, text in (("user", QUESTION), ("assistant", ANSWER), ("user", FURTHER))
+        {"role": role, "content": text} for role, text in (("user", QUESTION), ("assistant", ANSWER), ("user", FURTHER))
     )
     try:
         before = _after(QUESTION, render([asked], True))

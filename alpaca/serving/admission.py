@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from alpaca.errors import EmptyPrompt, PromptTooLong
-from alpaca.prompts.encode import encode_prompt
+from alpaca.prompts.encode import encode_prompt, prompt_at_least
 from alpaca.prompts.find import load_template
 from alpaca.prompts.literal import LiteralTemplate
 from alpaca.prompts.template import Template
@@ -22,7 +22,7 @@ from alpaca.serving.lora import LoraStack
 from alpaca.serving.request import BASE_ALONE, GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed
 from alpaca.serving.sequence import Job, Sequence
-from alpaca.serving.text import TextStream
+from alpaca.serving.text import TextStream, stop_ids
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Admission:
     default: Adapter | None
     """The adapter of requests that name none."""
     eos_ids: tuple[int, ...]
+    """What ends an answer whatever the template; its own turn end comes on top."""
     context: int
     """Tokens of a prompt and its answer together."""
     vocabulary: int
@@ -50,6 +51,7 @@ class Admission:
         """
         adapter = self._adapter_for(request)
         template = self._template_for(request, adapter)
+        self._room(request, prompt_at_least(self.tokenizer, request.example), "at least ")
         prompt = encode_prompt(self.tokenizer, template, request.example)
         if not prompt:  # some tokenizers drop characters
             raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
@@ -74,29 +76,36 @@ class Admission:
             return LiteralTemplate(wanted)
         return load_template(wanted, self.tokenizer, allow_path=False)
 
-    def _room(self, request: GenerationRequest, prompt_length: int) -> int:
-        """How many tokens the answer may have."""
+    def _room(self, request: GenerationRequest, prompt_length: int, how: str = "") -> int:
+        """How many tokens the answer may have. Raises PromptTooLong."""
         limit, what = self.context, "the context holds"
         if request.total_tokens is not None and request.total_tokens < limit:
             limit, what = request.total_tokens, "total_tokens allows"
         if prompt_length >= limit:
             raise PromptTooLong(
-                f"the prompt has {prompt_length:,} tokens, and {what} {limit:,} together with the answer"
+                f"the prompt has {how}{prompt_length:,} tokens, and {what} {limit:,} together with the answer"
             )
         return limit - prompt_length if request.total_tokens else min(request.max_tokens, limit - prompt_length)
 
     def _add_answers(self, job: Job, template: Template) -> None:
         request = job.request
         stops = (*template.stop_strings, *request.stop_sequences)
+        end_ids = self._end_ids(template, stops)
         seed = secrets.randbelow(2**32) if request.seed is None else request.seed
         for index in range(request.n):
             sampler = Sampler(
                 request,
                 job.prompt,
                 seed=answer_seed(seed, index),
-                eos_ids=self.eos_ids,
+                eos_ids=end_ids,
                 vocabulary=self.vocabulary,
                 device=self.device,
             )
             text = TextStream(self.tokenizer, stops)
-            job.answers.append(Sequence(job, index, sampler, text, frozenset(self.eos_ids), list(job.prompt)))
+            job.answers.append(Sequence(job, index, sampler, text, frozenset(end_ids), list(job.prompt)))
+
+    def _end_ids(self, template: Template, stops: tuple[str, ...]) -> tuple[int, ...]:
+        """The tokens that end an answer: EOS, the template's turn end, stop sequences that are special tokens."""
+        turn_end = () if template.turn_end is None else (template.turn_end,)
+        found = dict.fromkeys((*self.eos_ids, *turn_end, *stop_ids(self.tokenizer, stops)))
+        return tuple(token for token in found if token < self.vocabulary)

@@ -19,8 +19,8 @@ from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
-from alpaca.data.reader import read_examples
-from alpaca.data.report import ReadReport
+from alpaca.data.reader import read_examples, refuse_bad_rows
+from alpaca.data.report import Fault, ReadReport
 from alpaca.data.split import Split, split
 from alpaca.device import free_memory, pick_device
 from alpaca.errors import BadSetting, NoRowsLeft
@@ -32,7 +32,7 @@ from alpaca.prompts.encode import Encoded, EncodedSet, encode_examples, plain_pr
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
-from alpaca.training import disk, preflight
+from alpaca.training import disk, preflight, untrained
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
@@ -126,17 +126,22 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     template = load_template(config.prompt_template_name or "auto", tokenizer)
     asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
     say(f"template    {template.name}{asked if template.name == 'chat' else ''}")
+    if faint := untrained.untrained_markers(base, tokenizer, template):
+        say(f"warning     {untrained.warning(faint, template)}")
 
     dataset = read_examples(config.data_path, skip_bad_rows=config.skip_bad_rows)
-    for line in dataset.report.lines():
-        say(f"data        {line}")
     parts = split(dataset.examples, config.val_set_size, config.seed)
-    say(f"split       {parts.note}")
     cutoff, note = _cutoff(config.cutoff_len, base)
-    if note:
-        say(f"lengths     {note}")
     train = _encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
     validation = _encode(tokenizer, template, parts.validation, cutoff, False)
+    refused = [*train.report.refused, *validation.report.refused]
+    dataset.report.add_faults(Fault(dataset.report.source, found.row, "", found.problem) for found in refused)
+    refuse_bad_rows(dataset.report, config.skip_bad_rows)
+    for line in dataset.report.lines():
+        say(f"data        {line}")
+    say(f"split       {parts.note}")
+    if note:
+        say(f"lengths     {note}")
     for line in train.report.lines():
         say(f"lengths     {line}")
     if not train.examples:

@@ -63,8 +63,8 @@ class Replay:
         """What is mixed in, for people."""
         share = self.share(train_rows)
         short = f"; {self.ratio:.1%} was wanted, but there are no more" if share < 0.9 * self.ratio else ""
-        too_long = len(self.rows) - len(self.encoded)
-        fitting = f" ({too_long} more do not fit in cutoff_len)" if too_long else ""
+        left_out = len(self.rows) - len({encoded.row for encoded in self.encoded})
+        fitting = f" ({left_out} more do not fit in cutoff_len or the template)" if left_out else ""
         return (
             f"{self.per_epoch} of {len(self.encoded)} general rows of {self.source}{fitting} in each epoch, drawn "
             f"anew: {share:.1%} of its rows{short}"
