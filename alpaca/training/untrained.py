@@ -18,7 +18,7 @@ from alpaca.words import joined
 FAINT = 0.25  # of the median row's norm: rows that were trained are of one size, those that never were lie far below
 SAMPLE = 1024  # rows that the median is taken of
 ROWS = ("embed_tokens.weight", "lm_head.weight")
-DTYPES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+DTYPES: dict[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 
 
 def untrained_markers(base: Path, tokenizer: Any, template: Template) -> list[str]:

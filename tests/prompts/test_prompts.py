@@ -282,7 +282,7 @@ def test_a_chat_template_that_fails_is_refused(jinja: str, reason: str) -> None:
         chat(jinja).segments(Example.single("a"))
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_for_several_turns_only() -> None:
+def test_each_answer_is_trained_alone_where_the_template_rewrites_earlier_ones() -> None:
     jinja = (
         "{% for m in messages %}{{ '[' + m.role + ']' }}"
         "{% if m.role == 'assistant' and not loop.last %}(thoughts cut){% else %}{{ m.content }}{% endif %}"
@@ -290,11 +290,12 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_several_turns_onl
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     assert texts(chat(jinja), Example.single("a", "", "b")) == ["[user]a<|im_end|>[assistant]", "b<|im_end|>"]
-    with pytest.raises(BadTemplate) as refused:
-        chat(jinja).segments(Example((Turn("a", "", "b"), Turn("c", "", "d")), row=3))
-    said = str(refused.value)
-    assert "row 3: the base's chat template rewrites the turns before the last" in said
-    assert "(thoughts cut)" in said and "use conversations of one turn" in said
+    first, second = chat(jinja).conversations(Example((Turn("a", "", "b"), Turn("c", "", "d"))))
+    assert [segment.text for segment in first] == ["[user]a<|im_end|>[assistant]", "b<|im_end|>"]
+    assert "".join(segment.text for segment in second[:-1]) == (
+        "[user]a<|im_end|>[assistant](thoughts cut)<|im_end|>[user]c<|im_end|>[assistant]"
+    )
+    assert second[-1].text == "d<|im_end|>"
 
 
 def test_a_template_whose_prompt_is_no_beginning_of_the_whole_is_refused() -> None:

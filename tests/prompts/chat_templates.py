@@ -1,0 +1,133 @@
+"""Chat templates as public bases bring them, written from their documentation, with tokenizers and tiny bases to match.
+
+In base releases (Qwen2.5, Llama 3) EOS is another token than the one that ends a turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+QWEN3 = r"""
+{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}{%- endif %}
+{%- set ns = namespace(seeking=true, last_query_index=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if ns.seeking and message.role == "user" and not(message.content.startswith('<tool_response>')
+           and message.content.endswith('</tool_response>')) %}
+        {%- set ns.seeking = false %}{%- set ns.last_query_index = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.role == "user" %}
+        {{- '<|im_start|>user\n' + message.content + '<|im_end|>\n' }}
+    {%- elif message.role == "assistant" %}
+        {%- set content = message.content %}{%- set thoughts = '' %}
+        {%- if '</think>' in content %}
+            {%- set thoughts = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</think>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > ns.last_query_index %}
+            {{- '<|im_start|>assistant\n<think>\n' + thoughts.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}
+        {%- else %}
+            {{- '<|im_start|>assistant\n' + content }}
+        {%- endif %}
+        {{- '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}
+"""
+R1 = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'user' %}{{ '<｜User｜>' + m['content'] }}"
+    "{% else %}{% set content = m['content'] %}"
+    "{% if '</think>' in content %}{% set content = content.split('</think>')[-1] %}{% endif %}"
+    "{{ '<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}{% for m in messages %}"
+    "{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+PHI_3 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A base's family and what its tokenizer is like. `markers` are special, `tags` added tokens that are not."""
+
+    family: str
+    jinja: str
+    eos: str
+    turn_end: str
+    markers: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    bos: str | None = None
+
+    def tokenizer(self) -> Any:
+        from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import PreTrainedTokenizerFast
+
+        bpe = Tokenizer(models.BPE())
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        bpe.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=480, special_tokens=["<|pad|>", *self.markers], show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )  # fmt: skip
+        bpe.train_from_iterator(["the alpaca eats hay and grass in the field with the herd"] * 8, trainer)
+        bpe.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in self.tags])
+        named = {"eos_token": self.eos, "pad_token": "<|pad|>"} | ({"bos_token": self.bos} if self.bos else {})
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, **named)
+        tokenizer.chat_template = self.jinja
+        return tokenizer
+
+    def make_base(self, folder: Path) -> Path:
+        """Save a tiny random base of this family with its tokenizer into `folder`."""
+        import torch
+        import transformers
+
+        tokenizer = self.tokenizer()
+        sizes: dict[str, Any] = {
+            "vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 1024, "head_dim": 16,
+            "tie_word_embeddings": False, "bos_token_id": tokenizer.bos_token_id, "initializer_range": 0.2,
+            "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "sliding_window": None,
+        }  # fmt: skip
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{self.family}Config")(**sizes)
+        getattr(transformers, f"{self.family}ForCausalLM")(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+
+QWEN_MARKERS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+THINK = ("<think>", "</think>")
+LLAMA_MARKERS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+R1_MARKERS = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
+PHI_MARKERS = ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>")
+SHAPES = {
+    "Qwen2.5 base": Shape("Qwen2", CHATML, "<|endoftext|>", "<|im_end|>", QWEN_MARKERS),
+    "Qwen3": Shape("Qwen3", QWEN3, "<|im_end|>", "<|im_end|>", QWEN_MARKERS, THINK),
+    "R1 distill": Shape("Llama", R1, R1_MARKERS[1], R1_MARKERS[1], R1_MARKERS, THINK, R1_MARKERS[0]),
+    "Llama 3 base": Shape(
+        "Llama", LLAMA_3, "<|end_of_text|>", "<|eot_id|>", LLAMA_MARKERS, bos="<|begin_of_text|>"
+    ),
+    "Mistral": Shape("Mistral", MISTRAL, "</s>", "</s>", ("<s>", "</s>", "[INST]", "[/INST]"), bos="<s>"),
+    "Phi 3": Shape("Llama", PHI_3, "<|endoftext|>", "<|end|>", PHI_MARKERS),
+}  # fmt: skip
