@@ -33,10 +33,10 @@ def find_turn_end(render: Callable[[list[Message], bool], str], control: re.Patt
         {"role": role, "content": text} for role, text in (("user", QUESTION), ("assistant", ANSWER), ("user", FURTHER))
     )
     try:
-        before = _after(QUESTION, render([asked], True))
-        after = _after(ANSWER, render([asked, said], False))
+        prompt, whole = render([asked], True), render([asked, said], False)
     except (BadMessages, BadTemplate):  # what is wrong is said with the row or the request that meets it
         return TurnEnd()
+    before, after = _after(QUESTION, prompt), _after(ANSWER, whole)
     if found := control.search(after):
         text = after[: found.start()].rstrip()
         return TurnEnd(before, found[0], after, (text,) if text else ())
@@ -45,7 +45,8 @@ def find_turn_end(render: Callable[[list[Message], bool], str], control: re.Patt
     except (BadMessages, BadTemplate):
         between = ""
     found = control.match(between.lstrip())
-    if found and found[0] != bos:  # the mark of the next turn ends this one
+    in_front = whole.partition(ANSWER)[0].removeprefix(prompt)
+    if found and found[0] != bos and found[0] not in in_front:  # the mark of the next turn ends this one
         return TurnEnd(before, found[0], after)
     text = after.rstrip() or control.split(between)[0].rstrip()
     return TurnEnd(before, "", after, (text,) if text else ())

@@ -40,9 +40,10 @@ def warning(untrained: Sequence[str], template: Template) -> str:
         helps = "take a chat base"
     else:
         helps = "take a chat base (its name often ends with Instruct or Chat), or --prompt_template_name alpaca"
+    look = "looks" if len(untrained) == 1 else "look"
     return (
-        f"{joined(untrained)} of the template {template.name} look untrained in this base, and an adapter does not "
-        f"change them: the model may never learn where to stop. What helps: {helps}"
+        f"{joined(untrained)} of the template {template.name} {look} untrained in this base, and an adapter does not "
+        f"change that: the model may never learn where to stop. What helps: {helps}"
     )
 
 

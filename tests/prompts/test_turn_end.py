@@ -77,12 +77,25 @@ def test_plain_text_that_follows_an_answer_is_a_stop_string(jinja: str, stops: t
 
 def test_the_mark_of_the_next_turn_ends_an_answer_where_nothing_else_does() -> None:
     tokenizer = make_tokenizer()
-    template = chat("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}", tokenizer)
-    tokenizer.bos_token = "<|endoftext|>"
-    assert template.turn_end == tokenizer.convert_tokens_to_ids("<|im_start|>")
-    talk = Example((Turn("a", "", "b"), Turn("c", "", "d")))
-    texts = [segment.text for segment in template.segments(talk)]
-    assert "".join(texts) == "<|im_start|>user\na<|im_start|>assistant\nb<|im_start|>user\nc<|im_start|>assistant\nd"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
+    jinja = (
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+    )
+    template = chat(jinja, tokenizer)
+    assert template.turn_end == tokenizer.convert_tokens_to_ids("<|user|>")
+    assert trained_texts(tokenizer, Example((Turn("a", "", "b"), Turn("c", "", "d")))) == [
+        "<|user|>\na<|assistant|>\n⟦b<|user|>⟧\nc<|assistant|>\n⟦d<|user|>⟧"
+    ]
+
+
+def test_a_template_without_a_generation_prompt_has_no_such_mark() -> None:
+    jinja = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endfor %}"
+    tokenizer = make_tokenizer()
+    tokenizer.bos_token = None
+    template = chat(jinja, tokenizer)
+    assert (template.turn_end, template.stop_strings) == (None, ())
+    assert [s.text for s in template.segments(Example.single("a", "", "b"))][1] == "<|im_start|>assistant\nb"
 
 
 def test_a_base_whose_turn_end_is_eos_keeps_its_ids() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alpaca.serving.text import StopStrings, TextStream, special_ids
+from alpaca.serving.text import StopStrings, TextStream, special_ids, stop_ids
 from tests.conftest import make_tokenizer
 
 TEXT = st.text(alphabet=st.sampled_from("ab \n#:alpc你好早🦙é\u200d👩‍🔬"), max_size=40)
@@ -133,3 +133,34 @@ def test_a_stop_string_over_several_tokens_is_never_begun() -> None:
 def test_a_beginning_that_came_to_nothing_is_sent_at_the_end() -> None:
     ids = BYTE_LEVEL.encode("hay\n###", add_special_tokens=False)
     assert streamed(BYTE_LEVEL, ids, ("\n### Instruction:",)) == "hay\n###"
+
+
+# --- stop strings that spell special tokens -----------------------------------------------------------------------
+def ids_of(*pieces: str) -> list[int]:
+    """Each piece as tokens; one that is a special token's spelling as that token."""
+    return [token for piece in pieces for token in BYTE_LEVEL.encode(piece, add_special_tokens=False)]
+
+
+@pytest.mark.parametrize(
+    ("stop", "text"),
+    [
+        ("<|im_start|>", "hay"),
+        ("<|im_start|>user", "hay"),
+        ("y<|im_start|>", "ha"),
+        ("<|im_start|>users", "hayuser grass"),
+        ("hay user", "hayuser grass"),
+        ("<|im_end|>", "hayuser grass"),
+    ],
+)
+def test_a_stop_string_is_met_by_the_special_tokens_it_spells(stop: str, text: str) -> None:
+    assert streamed(BYTE_LEVEL, ids_of("hay", "<|im_start|>", "user", " grass"), (stop,)) == text
+
+
+def test_text_that_spells_a_special_token_meets_the_stop_string_too() -> None:
+    ids = ids_of("hay<|im_", "start|>user")
+    assert streamed(BYTE_LEVEL, ids, ("<|im_start|>user",)) == "hay"
+
+
+def test_stop_strings_that_are_special_tokens_are_found_by_id() -> None:
+    assert stop_ids(BYTE_LEVEL, ["<|im_start|>", "x", "<|im_end|>user"]) == [1]
+    assert stop_ids(BYTE_LEVEL, []) == []
