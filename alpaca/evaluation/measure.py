@@ -29,7 +29,7 @@ from alpaca.evaluation.sets import Domain, General
 from alpaca.evaluation.verdict import recommend_scale
 from alpaca.evaluation.vocabulary import learn_vocabulary
 from alpaca.progress import Say, progress
-from alpaca.prompts.encode import Encoded, encode_examples
+from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template, template_from_card
 from alpaca.prompts.template import Template
@@ -83,6 +83,8 @@ def measure(
     subject: Subject, domain: Domain, general: General, probes: Sequence[Probe], budget: Budget, say: Say
 ) -> Measured:
     """Answers, then losses at every scale; as many rows as the budget allows. Raises AlpacaError."""
+    domain = replace(domain, held_out=accepted(subject.template, domain.held_out))
+    general = replace(general, measuring=accepted(subject.template, general.measuring))
     notes: dict[str, list[str]] = {"domain": list(domain.notes), "general": list(general.notes)}
     asked = _answers(subject, domain, general, probes, budget, say, notes)
     _free(subject.device)

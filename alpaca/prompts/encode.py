@@ -196,6 +196,11 @@ def encode_examples(
     return EncodedSet(kept, made)
 
 
+def accepted(template: Template, examples: Sequence[Example]) -> list[Example]:
+    """The examples that the template does not refuse."""
+    return [example for example in examples if _conversations(template, example, []) is not None]
+
+
 def preview(tokenizer: Any, encoded: Encoded) -> Text:
     """The example's text with what is trained in bold green and what is masked dimmed, for a terminal."""
     from rich.text import Text

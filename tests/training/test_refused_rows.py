@@ -67,9 +67,7 @@ def test_the_check_ends_with_its_report_and_a_fix_drops_them(mistral: Path, mixe
     check = check_rows(scan, open_yardstick(str(mistral), "auto", 512))
     assert check.unfit() == ["3 of 10 rows can't be used"]
     assert (check.trainable, len(check.lengths.values)) == (7, 7)
-    assert any(
-        "rows 3, 6, 9: " in line and "roles must alternate" in line for _, ls in check.sections() for line in ls
-    )
+    assert any("rows 3, 6, 9: " in line and "roles must alternate" in line for _, ls in check.sections() for line in ls)
     mended = mend(scan)
     assert mended.done["faulty"] == [3, 6, 9] and len(mended.examples) == 7
 
