@@ -71,8 +71,8 @@ class ChatTemplate:
         if output is not None:
             whole = self._render(messages, example.row, ask=False)
             rest = self._continued(prompt, whole, messages[-1]["content"], example)
-            end = self._end_in(rest, marks)
-            segments.append(marks.segment(f"{rest}{self._end.token}" if end is None else rest[:end], True))
+            ended = self._end_in(rest, marks)
+            segments.append(marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True))
         return segments
 
     def conversations(self, example: Example) -> list[list[Segment]]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from alpaca.prompts.chat import ChatTemplate
-from alpaca.prompts.encode import encode_examples, encode_prompt, plain_preview, prompt_at_least
+from alpaca.prompts.encode import accepted, encode_examples, encode_prompt, plain_preview, prompt_at_least
 from alpaca.prompts.example import Example, Turn
 from alpaca.prompts.find import load_template
 from tests.conftest import make_tokenizer
@@ -159,6 +159,7 @@ def test_what_the_template_refuses_is_left_out_and_named() -> None:
     [refused] = made.report.refused
     assert refused.row == 2 and refused.problem.endswith("roles must alternate user/assistant/user/assistant/...")
     assert len(made.report.lengths) == 1
+    assert accepted(load_template("chat", tokenizer), rows) == rows[:1]
 
 
 def test_a_conversation_is_rendered_a_few_times_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
