@@ -60,17 +60,17 @@ class Runner(BaseRunner):
             default=None,
             description="A conversation instead of prompt: objects with role and content, the user's last.",
         ),
-        max_tokens: int = Input(default=512, ge=1, le=131072, description="The answer has at most so many tokens."),
+        max_tokens: int = Input(default=512, ge=1, le=131072, description="The most tokens an answer may have."),
         min_tokens: int = Input(
-            default=0, ge=0, le=131072, description="The model may not end its answer before so many tokens."
+            default=0, ge=0, le=131072, description="The fewest tokens before the model may end its answer."
         ),
         temperature: float = Input(
             default=0.7, ge=0, le=5, description="0 always takes the likeliest token (greedy); higher is more varied."
         ),
         top_p: float = Input(
-            default=0.95, ge=0, le=1, description="Draw from the likeliest tokens with this probability together."
+            default=0.95, ge=0, le=1, description="Draw from the likeliest tokens that together have this probability."
         ),
-        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from so many likeliest tokens; 0: from all."),
+        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from this many likeliest tokens; 0: all."),
         min_p: float = Input(
             default=0.0, ge=0, le=1, description="Draw from tokens this fraction as likely as the likeliest; 0: all."
         ),
@@ -88,7 +88,7 @@ class Runner(BaseRunner):
             description="The answer ends before the first of these; commas between them, or a JSON list of texts.",
         ),
         seed: Optional[int] = Input(
-            default=None, ge=0, le=4294967295, description="The same seed gives the same answer; without, it varies."
+            default=None, ge=0, le=4294967295, description="The same seed gives the same answer; none: answers vary."
         ),
         n: int = Input(
             default=1,
@@ -112,7 +112,7 @@ class Runner(BaseRunner):
             ge=1,
             le=131072,
             deprecated=True,
-            description="Use max_tokens. Prompt and answer together have at most so many tokens.",
+            description="Use max_tokens. The most tokens that prompt and answer together may have.",
         ),
         replicate_weights: Optional[str] = Input(
             default=None, deprecated=True, description="The older name of adapter."

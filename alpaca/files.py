@@ -47,7 +47,7 @@ def room_for(needed: int, folder: Path, purpose: str) -> Iterator[None]:
         free = shutil.disk_usage(folder).free
         raise FetchFailed(
             f"{folder} has no room left ({error.strerror}; {size_text(free)} free); to {purpose}, {size_text(needed)} "
-            f"were needed. {advice}. What was downloaded stays, and the next start goes on from there"
+            f"were needed. {advice}. What was downloaded stays, and the next start resumes from there"
         ) from None
 
 

@@ -565,6 +565,32 @@ def test_the_architecture_is_true_of_the_tree() -> None:
     assert not [room for room in sorted(rooms) if f"`alpaca/{room}/`" not in text], "a room is not in the document"
 
 
+def imports_between_rooms() -> Iterator[tuple[str, str]]:
+    for path in (ROOT / "alpaca").rglob("*.py"):
+        room = path.relative_to(ROOT / "alpaca").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for module in modules:
+                if module.startswith("alpaca.") and (other := module.split(".")[1]) != room:
+                    yield room, other
+
+
+def test_the_drawing_of_the_house_is_true() -> None:
+    """Every room stands in it once, and a room imports only from floors drawn below its own."""
+    drawing = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    rooms = {path.parent.name for path in (ROOT / "alpaca").glob("*/__init__.py")}
+    floors = {}
+    for number, line in enumerate(drawing.splitlines()):
+        for room in re.findall(r"(?:│ | {3})(\w+) {2}", line):
+            if room in rooms:
+                assert room not in floors, f"{room} stands in it twice"
+                floors[room] = number
+    assert floors.keys() == rooms
+    upwards = {(a, b) for a, b in imports_between_rooms() if a in floors and b in floors and floors[a] >= floors[b]}
+    assert not upwards
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 

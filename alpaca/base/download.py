@@ -210,7 +210,7 @@ def _download(url: str, name: str, part: _Part) -> None:
             most = max(most, part.length)
             here = size_text(part.length)
             if failures == len(PAUSES):
-                kept = f"The {here} that came stay, and the next start goes on from there" if part.length else ""
+                kept = f"The {here} that arrived stay, and the next start resumes from there" if part.length else ""
                 raise FetchFailed(f"{shown_url(url)} can't be fetched: {reason}. {kept or 'Check server and network'}")
             say(f"{shown_url(url)}: {reason}; {here} are here, trying again in {PAUSES[failures]:g} s")
             time.sleep(PAUSES[failures])
@@ -244,9 +244,9 @@ def _try(client: httpx.Client, url: str, name: str, part: _Part) -> None:
         changed = (total and origin.size and total != origin.size) or (same_source and version != origin.version)
         if begins not in (0, have) or (begins and changed):
             part.discard()
-            raise _TryAgain("the server can't go on with what is here or has another file now, so it is begun anew")
+            raise _TryAgain("the server can't resume what is here, or has another file now: starting over")
         if have and not begins:
-            say(f"the server sends {name} from its beginning again: it can't go on, or has another file now")
+            say(f"the server sends {name} from its beginning again: it can't resume, or has another file now")
             part.discard()
         _save(response, name, part, begins, _Origin(shown_url(url), version, total or (begins and origin.size)))
 

@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         help="bases come out here, each in a folder (default: weights)",
     )
     out.add_argument(
-        "--family", choices=list(FAMILIES), help="Meta: which release this is, if it is not recognised rightly"
+        "--family", choices=list(FAMILIES), help="Meta: which release this is, if it is not recognised correctly"
     )
     out.add_argument(
         "--instruct",

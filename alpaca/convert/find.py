@@ -41,7 +41,7 @@ def find_origin(
 def _named(input_dir: Path, model_size: str) -> Path:
     if not input_dir.is_dir():
         raise ConversionError(
-            f"--model_size names a folder of --input_dir, but {input_dir} is a file; leave --model_size away"
+            f"--model_size names a folder of --input_dir, but {input_dir} is a file; omit --model_size"
         )
     folders = [path for path in sorted(input_dir.iterdir()) if path.is_dir()]
     for path in folders:

@@ -41,7 +41,7 @@ class MetaOrigin:
             else detect_family(self._params, self._model.kind, tied=tied, folder_name=folder.name)
         )
         if instruct and self._family.instruct_suffix is None:
-            raise ConversionError("--instruct: LLaMA 1 has no instruct version; leave the flag away")
+            raise ConversionError("--instruct: LLaMA 1 has no instruct version; omit the flag")
         self._instruct = instruct
         self._rope, scaling = rope_parameters(self._family, self._params)
         self.name = base_name(folder.name, self._family, instruct=instruct)

@@ -86,7 +86,7 @@ def _refuse(report: ReadReport, skip_bad_rows: bool, max_faults: int) -> None:
                 [
                     f"{report.source}: {report.bad_rows} of {report.rows_read} rows can't be used:",
                     *faults,
-                    "Correct them, or go on without them: --skip_bad_rows",
+                    "Correct them, or leave them out: --skip_bad_rows",
                 ]
             )
         )

@@ -82,7 +82,7 @@ def _data(found: Findings) -> str:
         parts += [
             "<h3>Lengths</h3>",
             paragraph(
-                f"Tokens per row with the template, and the share of the rows that have at most so many: {half}."
+                f"Tokens per row with the template, and the share of the rows that have at most that many: {half}."
             ),
         ]
         parts.append(figure(found.figures["lengths"], "How many rows are how long, in tokens"))

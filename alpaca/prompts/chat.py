@@ -96,7 +96,7 @@ class ChatTemplate:
         at = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), len(after))
         near = slice(max(0, at - 10), at + 30)
         raise BadTemplate(
-            f"{where}the base's chat template rewrites {what} once the conversation goes on, so what is trained would "
+            f"{where}the base's chat template rewrites {what} once a conversation continues, so what is trained would "
             f"not be what is served: {before[near]!r} becomes {after[near]!r}. Choose another template (alpaca)"
             + (", or use conversations of one turn" if len(example.turns) > 1 else "")
         )

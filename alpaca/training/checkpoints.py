@@ -45,7 +45,7 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     if lacking:
         there = ", ".join(path.name for path in checkpoints_in(output_dir)) or "none"
         raise BadCheckpoint(
-            f"{checkpoint} lacks {', '.join(lacking)}: training can't go on exactly from it. "
+            f"{checkpoint} lacks {', '.join(lacking)}: training can't be resumed exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
     run = read_run(checkpoint)
@@ -54,7 +54,7 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     if differing:
         listed = "; ".join(f"{name}: {_short(run.get(name))} then, {_short(now[name])} now" for name in differing)
         raise BadCheckpoint(
-            f"{checkpoint} is from another run ({listed}). Use its settings, or leave --resume_from_checkpoint out"
+            f"{checkpoint} is from another run ({listed}). Use its settings, or omit --resume_from_checkpoint"
         )
     return checkpoint
 

@@ -28,7 +28,7 @@ class FinetuneConfig:
 
     num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed")
     batch_size: int = _option(16, "examples in an optimizer step, over all processes")
-    micro_batch_size: int | None = _option(None, "at most so many examples in a micro-batch; none: the token budget")
+    micro_batch_size: int | None = _option(None, "the most examples in a micro-batch; none: the token budget decides")
     micro_batch_tokens: int | None = _option(None, "token budget of a micro-batch; none: chosen for the device")
     learning_rate: float | None = _option(None, "peak learning rate; none: chosen from the base's width")
     warmup_ratio: float = _option(0.05, "share of the steps over which the learning rate rises")
@@ -40,7 +40,7 @@ class FinetuneConfig:
     prompt_template_name: str = _option(
         "auto", "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)"
     )
-    skip_bad_rows: bool = _option(False, "count rows that can't be used and go on, instead of refusing the file")
+    skip_bad_rows: bool = _option(False, "leave out bad rows and count them, instead of refusing the file")
 
     replay_path: str = _option("data/general.jsonl", "general rows that are mixed in, so that less is forgotten")
     replay_ratio: float | None = _option(
@@ -61,7 +61,7 @@ class FinetuneConfig:
     quantization: str = _option("auto", "how the base is held: auto, bf16, fp32, int8 or nf4")
     gradient_checkpointing: bool = _option(False, "compute activations again instead of keeping them: less memory")
     eval_steps: int | None = _option(None, "steps between evaluations and checkpoints; none: an eighth of the run")
-    early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a better loss")
+    early_stopping_patience: int | None = _option(None, "stop after this many evaluations without a better loss")
     resume_from_checkpoint: str = _option("", "a checkpoint folder, or auto: the last one in output_dir, if any")
     report_to: str = _option("none", "none, tensorboard or wandb")
     report_budget: float = _option(

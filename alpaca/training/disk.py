@@ -49,5 +49,5 @@ def explain_disk(folder: Path) -> Iterator[None]:
             raise
         raise DiskFull(
             f"{folder}: the disk is full ({free_space(folder) / 1e6:.1f} MB free). Make room and train again with "
-            "--resume_from_checkpoint auto: the run goes on from its last checkpoint"
+            "--resume_from_checkpoint auto: the run resumes from its last checkpoint"
         ) from error

@@ -417,7 +417,7 @@ def test_errors_that_stay_are_said_at_once(
 
 def test_a_server_that_never_recovers_is_given_up_and_what_came_is_kept(store: Store, cache: Path) -> None:
     store.faults = ["drop", *[500] * 4]
-    with pytest.raises(FetchFailed, match=r"answers 500 .*The 1 MB that came stay, and the next start goes on"):
+    with pytest.raises(FetchFailed, match=r"answers 500 .*The 1 MB that arrived stay, and the next start resumes"):
         resolve_base(store.url())
     assert len(store.requests) == 4 and not (home(cache) / "tiny").exists()
     store.faults = []
