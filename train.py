@@ -43,6 +43,9 @@ async def train(
     train_template: str = Input(
         default="auto", description="A prompt template's name, chat, or auto: chat where the base has a chat template."
     ),
+    columns: str = Input(
+        default="", description="Where columns have other names: prompt=instruction,completion=output."
+    ),
     skip_bad_rows: bool = Input(default=False, description="Leave out rows that can't be used, and count them."),
     replay_ratio: Optional[float] = Input(
         default=None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -247,6 +248,9 @@ def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(main)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal in Latin-1 gets "?" for what it can't show
+                stream.reconfigure(errors="replace")
         try:
             main(*args, **kwargs)
         except AlpacaError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting
 
 REPORTERS = ("none", "tensorboard", "wandb")
@@ -40,6 +41,7 @@ class FinetuneConfig:
     prompt_template_name: str = _option(
         "auto", "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)"
     )
+    columns: str = _option("", "where columns have other names: prompt=instruction,completion=output")
     skip_bad_rows: bool = _option(False, "leave out bad rows and count them, instead of refusing the file")
 
     replay_path: str = _option("data/general.jsonl", "general rows that are mixed in, so that less is forgotten")
@@ -89,6 +91,7 @@ class FinetuneConfig:
             self._refuse("lora_target_modules", "all-linear, or module names such as q_proj,v_proj")
         if self.early_stopping_patience and self.val_set_size == 0:
             self._refuse("early_stopping_patience", "it needs validation rows, and val_set_size is 0")
+        parse_columns(self.columns)
         if not self.output_dir.strip():
             self._refuse("output_dir", "name a folder")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:

@@ -19,6 +19,7 @@ from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
+from alpaca.data.columns import parse_columns
 from alpaca.data.reader import read_examples
 from alpaca.data.report import ReadReport
 from alpaca.data.split import Split, split
@@ -93,7 +94,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
-        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget"}
+        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget", "columns"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": PROCESSES}
@@ -127,7 +128,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
     say(f"template    {template.name}{asked if template.name == 'chat' else ''}")
 
-    dataset = read_examples(config.data_path, skip_bad_rows=config.skip_bad_rows)
+    columns = parse_columns(config.columns)
+    dataset = read_examples(config.data_path, columns=columns, skip_bad_rows=config.skip_bad_rows)
     for line in dataset.report.lines():
         say(f"data        {line}")
     parts = split(dataset.examples, config.val_set_size, config.seed)

@@ -11,7 +11,7 @@ import pytest
 
 from alpaca.compare import __main__ as compare
 from alpaca.compare.comparison import Comparison
-from alpaca.errors import AlpacaError, DataNotFound, UnsupportedFile
+from alpaca.errors import AlpacaError, DataNotFound, UnreadableFile, UnsupportedFile
 from tests.serving.peft_adapters import make_adapter
 
 
@@ -62,7 +62,7 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "error"),
-    [("none", None, DataNotFound), ("a.jsonl", b"[]", UnsupportedFile), ("a.txt", b"\xff", UnsupportedFile)],
+    [("none", None, DataNotFound), ("a.jsonl", b"[]", UnsupportedFile), ("a.txt", b"\xff", UnreadableFile)],
 )
 def test_a_file_that_holds_no_prompts_is_named(
     tmp_path: Path, name: str, content: bytes | None, error: type[AlpacaError]
