@@ -19,6 +19,12 @@ WORKERS ?= 2
 export ALPACA_PROMPT := $(value PROMPT)
 unexport PROMPT
 
+# A variable that is mistyped would be passed over without a word.
+KNOWN   := VENV GGUF BASE DATA QUESTION ADAPTER PORT WORKERS PROMPT PYTHON BENCH CONTAINER
+GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(KNOWN) MAKE% -%,$(GIVEN))
+$(if $(UNKNOWN),$(error there is no variable '$(firstword $(UNKNOWN))'; there are: $(KNOWN)))
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -158,8 +164,8 @@ soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, 
 	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
 
 lint: $(SITE_DEV) ## ruff, mypy, and the floors of the house
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	git ls-files -z "*.py" | xargs -0 $(PY) -m ruff check
+	git ls-files -z "*.py" | xargs -0 $(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 

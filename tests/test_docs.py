@@ -19,8 +19,8 @@ from alpaca.prompts.alpaca import AlpacaTemplate
 from alpaca.training.cli import ENVIRONMENT
 from alpaca.training.cli import parser as finetune_parser
 from alpaca.training.config import FinetuneConfig
+from tests.conftest import ROOT, project_files
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data", "weights", "unconverted-weights")
 DOCUMENTS = sorted(
     [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
@@ -221,7 +221,8 @@ def test_error_codes_are_those_of_the_code(path: Path) -> None:
 
 def test_the_page_on_data_names_the_templates_there_are() -> None:
     text = section(read("docs/data.md"), "## Templates")
-    assert not [file.stem for file in (ROOT / "templates").glob("*.json") if f"`{file.stem}`" not in text]
+    shipped = [file.stem for file in project_files(".json") if file.parent.name == "templates"]
+    assert shipped and not [name for name in shipped if f"`{name}`" not in text]
 
 
 def test_the_template_in_the_page_on_data_works() -> None:

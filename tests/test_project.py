@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import os
 import re
 import shutil
 import subprocess
@@ -19,31 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-NOT_OURS = {
-    ".git",
-    ".hypothesis",
-    ".venv",
-    ".cog",
-    ".container",
-    "weights",
-    "unconverted-weights",
-    "__pycache__",
-    "runs",
-    "wandb",
-    "adapters",
-}
-
-
-def project_files(*suffixes: str) -> list[Path]:
-    """Every file that is part of the project, or those with one of the suffixes."""
-    found = []
-    for folder, inner, files in os.walk(ROOT):
-        inner[:] = [d for d in inner if not (d in NOT_OURS or d.endswith("_cache") or d.startswith("lora-"))]
-        ours = [file for file in files if file not in NOT_OURS]  # in a worktree .git is a file
-        found += [Path(folder, file) for file in ours if not suffixes or Path(file).suffix in suffixes]
-    return sorted(found)
-
+from tests.conftest import ROOT, project_files
 
 # --- cog.yaml -----------------------------------------------------------------------------------------------------
 # Cog refuses unknown keys; what it only warns of (predict, python_packages, pre_install, concurrency) is left out here.
@@ -626,6 +601,12 @@ def test_prompts_reach_the_program_unchanged(prompt: str) -> None:
         check=True,
     )
     assert shown.stdout == prompt
+
+
+def test_a_variable_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    done = subprocess.run(["make", "-n", "serve", "ADAPTOR=x"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no variable 'ADAPTOR'; there are:" in done.stderr and " ADAPTER " in done.stderr
 
 
 def test_predict_without_a_prompt_says_what_to_type() -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
-from alpaca.cogserver.server import LOCAL, Server, server_command, server_environment
+from alpaca.cogserver.server import LOCAL, Server, check_port, server_command, server_environment
 from alpaca.errors import exit_on_error
 
 MODES = {"serve": PREDICT, "train": TRAIN}
@@ -27,6 +27,7 @@ MODES = {"serve": PREDICT, "train": TRAIN}
 
 def serve(mode: Endpoint, host: str, port: int) -> None:
     """Become Cog's server: this process is replaced, so that signals reach the server itself."""
+    check_port(host, port)
     write_schema(Path())
     environment = server_environment(mode, port, Path())
     if sys.stderr.isatty():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -45,6 +46,24 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ServerFailed where nothing can listen on `host` and `port`, in words that say what to do."""
+    if not 0 < port < 1 << 16:
+        raise ServerFailed(f"port {port} is none: from 1 to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} is in use: end what listens there, or take another one (--port, make serve PORT=…)"
+        else:
+            reason = f"nothing can listen on {host}, port {port}: {error.strerror or error}"
+        raise ServerFailed(reason) from None
 
 
 class Server:
