@@ -51,6 +51,11 @@ def row_list(rows: Sequence[int]) -> str:
     return listed + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
 
 
+def numbered_rows(rows: Sequence[int]) -> str:
+    """row 3; rows 1, 2 and 3."""
+    return f"row{'s' if len(rows) > 1 else ''} {row_list(rows)}"
+
+
 def counted(rows: Sequence[int]) -> str:
     """How many rows, and which."""
     return f"{plural(len(rows), 'row')} ({row_list(rows)})"

@@ -12,7 +12,7 @@ from alpaca.data.languages import UNCLEAR, languages_of
 from alpaca.data.lengths import Lengths, in_characters, in_tokens
 from alpaca.data.scan import Scan
 from alpaca.data.suspicions import SIGNS
-from alpaca.words import joined, percent, plural, row_list, shown
+from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick
@@ -111,7 +111,7 @@ class Check:
             rows.setdefault(f"{fault.field}: {fault.problem}" if fault.field else fault.problem, []).append(fault.row)
         lines = [f"faulty: {plural(self.faulty_rows, 'row')}"]
         for problem, numbers in list(rows.items())[:SHOWN_FAULTS]:
-            lines.append(f"    row{'s' * (len(numbers) > 1)} {row_list(numbers)}: {problem}")
+            lines.append(f"    {numbered_rows(numbers)}: {problem}")
         if len(rows) > SHOWN_FAULTS:
             lines.append(f"    and {plural(len(rows) - SHOWN_FAULTS, 'other fault')}; --json OUT.json lists all")
         if self.trainable:
