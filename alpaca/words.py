@@ -15,7 +15,7 @@ KEPT = {0x200C, 0x200D}  # joiners, which Persian, Hindi and emoji need
 VISIBLE = CONTROLS | {code: f"\\u{code:04x}" for code in HIDDEN if code not in KEPT}
 
 
-def size_text(n_bytes: int) -> str:
+def size_text(n_bytes: float) -> str:
     """Bytes in decimal units, as disks and download pages count them: ``269 MB``."""
     size = float(n_bytes)
     for unit in ("B", "kB", "MB"):
@@ -79,11 +79,11 @@ def visible(text: str) -> str:
     return text.translate(VISIBLE)
 
 
-def shown(text: str) -> str:
-    """A text on one short line that can't steer a terminal or turn the direction of writing around."""
-    line = " ".join(text[: 4 * SHOWN_TEXT].split())
+def shown(text: str, most: int = SHOWN_TEXT) -> str:
+    """A text on one line of at most so many characters that can't steer a terminal or turn its direction around."""
+    line = " ".join(text[: 4 * most].split())
     line = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in line)
-    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def shown_url(url: str) -> str:
