@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+from alpaca.progress import say_aside
 
 if TYPE_CHECKING:
     from alpaca.data.check import Check
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scan = scan_rows(options.file)
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
-        print(f"looking at {scan.rows_read} rows …", file=sys.stderr)
+        say_aside(f"looking at {scan.rows_read} rows …")
     check = check_rows(scan, yardstick, why_none)
     _print(check, yardstick, advice=not options.fix)
     if "--plot" in targets and check.trainable:
