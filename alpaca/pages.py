@@ -69,5 +69,5 @@ def _environment() -> Environment:
 
     return Environment(
         loader=DictLoader({"shell": SHELL}), autoescape=True, finalize=text, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
