@@ -118,18 +118,17 @@ def verify_files(folder: Path, base: Path | BaseShape, *, name: str | None = Non
             f"{name or folder} was trained on {card.base_model} (fingerprint {card.base_fingerprint}); "
             f"this base is {base.folder.name} (fingerprint {base.fingerprint})"
         )
-    targets = set(spec.target_modules)
-    used = {module: targets.intersection(names_of(module)) for module in base.linears}
-    if unmatched := targets.difference(*used.values()):
+    adapted = spec.adapted(base.linears)
+    if unmatched := set(spec.target_modules).difference(*map(names_of, adapted)):
         raise BadAdapter(f"target_modules names {min(unmatched)!r}, which {base.folder.name} does not have")
-    modules = tuple(sorted(module for module, names in used.items() if names))
+    modules = tuple(sorted(adapted))
     names = {name for module in modules for name in names_of(module)}  # patterns for other modules mean nothing
     spec = dataclasses.replace(
         spec,
         rank_pattern={name: rank for name, rank in spec.rank_pattern.items() if name in names},
         alpha_pattern={name: alpha for name, alpha in spec.alpha_pattern.items() if name in names},
     )
-    _verify_tensors(folder / WEIGHTS, spec, {module: base.linears[module] for module in modules})
+    _verify_tensors(folder / WEIGHTS, spec, {module: adapted[module] for module in modules})
     return AdapterFiles(folder, spec, card, modules, checked)
 
 

@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 from alpaca.base.check import HUB_FILES, check_base
 from alpaca.errors import BadBase
 from alpaca.files import room_for
-from alpaca.progress import byte_step
+from alpaca.progress import progress
 
 MAX_MEMBERS = 10_000
 # Weights hardly pack: an archive that unpacks to more than this many times its size is a bomb.
@@ -48,7 +48,7 @@ def unpack_base(archive: Path, folder: Path, name: str) -> None:
                 members = _members(tar)
                 needed = sum(member.size for member in members.values())
                 what = f"unpacking {len(members)} files of {name}"
-                with room_for(needed, folder, f"unpack {name}"), byte_step(what, needed) as count:
+                with room_for(needed, folder, f"unpack {name}"), progress(what, needed) as count:
                     for file_name, member in members.items():
                         _write(cast(BinaryIO, tar.extractfile(member)), folder / file_name, count)
     except DAMAGE as error:

@@ -30,7 +30,7 @@ from alpaca.base.check import check_base
 from alpaca.errors import BadBase, ChecksumMismatch, FetchFailed
 from alpaca.files import hash_file, room_for
 from alpaca.paths import cache_home
-from alpaca.progress import LOG_SECONDS, byte_step, say
+from alpaca.progress import LOG_SECONDS, progress, say
 from alpaca.words import shown_url, size_text
 
 CHECKSUM = "BASE_SHA256"
@@ -127,7 +127,7 @@ def _make(url: str, sha256: str, folder: Path) -> Path:
     say(f"base {folder.name} is not in the cache yet ({folder.parent}): fetching it from {shown_url(url)}")
     part = _Part(folder.with_name(".archive"))
     _download(url, folder.name, part)
-    with byte_step(f"checking the SHA-256 of {folder.name}", part.length) as count:
+    with progress(f"checking the SHA-256 of {folder.name}", part.length) as count:
         found = hash_file(part.path, "sha256", update=count)["sha256"]
     if found != sha256:
         part.discard()
@@ -281,7 +281,7 @@ def _save(response: httpx.Response, name: str, part: _Part, begins: int, origin:
         part.path.open("ab" if begins else "wb") as out,
     ):
         part.note(origin)
-        with byte_step(what, rest) as count:
+        with progress(what, rest) as count:
             for chunk in response.iter_raw():
                 count(out.write(chunk))
     if part.length < origin.size:

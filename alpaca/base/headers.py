@@ -86,6 +86,11 @@ def count_weights(folder: Path) -> int:
     return sum(entry.numel for entry in tensor_entries(folder))
 
 
+def count_layer_weights(folder: Path) -> int:
+    """How many of them are in the layers' matrices: those that every token is multiplied with."""
+    return sum(entry.numel for entry in tensor_entries(folder) if entry.is_layer_matrix)
+
+
 def fingerprint(folder: Path) -> str:
     """Sixteen hex digits that stand for this base: configuration, tokenizer, tensor headers and sampled weight bytes.
 

@@ -20,6 +20,7 @@ from typing import IO, Any
 from alpaca.cogserver.entry_points import ENTRY_POINTS, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, declared_concurrency
 from alpaca.errors import ServerFailed
+from alpaca.health import NoAnswer, health_check, reason
 
 LOCAL = "127.0.0.1"
 STOP_SECONDS = 5.0  # what a server may take to end by itself
@@ -99,12 +100,11 @@ class Server:
         self.stop()
 
     def health(self) -> dict[str, Any]:
-        """The health check's answer; status STARTING while the port isn't open yet."""
+        """The health check's answer; status STARTING while there is none yet."""
         try:
-            answer: dict[str, Any] = json.loads(self._request("GET", "/health-check").read())
-        except OSError:
+            return health_check(self.port)
+        except NoAnswer:
             return {"status": "STARTING"}
-        return answer
 
     def wait_ready(self, timeout: float = 3600.0) -> None:
         """Return once predictions are taken. Raises ServerFailed with the reason the set-up gave."""
@@ -114,7 +114,9 @@ class Server:
             if health["status"] == "READY":
                 return
             if health["status"] in ("SETUP_FAILED", "DEFUNCT"):
-                raise ServerFailed(_reason(health.get("setup", {}).get("logs", "")))
+                raise ServerFailed(
+                    reason(health) or f"the server is {health['status']} and gives no reason:\n{self.log_tail()}"
+                )
             if self.process.poll() is not None:
                 raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self.log_tail()}")
             time.sleep(0.1)
@@ -158,12 +160,6 @@ class Server:
         connection = http.client.HTTPConnection(LOCAL, self.port)
         connection.request(method, path, body, headers or {})
         return connection.getresponse()
-
-
-def _reason(log: str) -> str:
-    """What a failed set-up says, without the wrapping that every layer of Cog adds."""
-    message = log.strip().rsplit("setup failed: ", 1)[-1]
-    return message or "the set-up failed without a word"
 
 
 def _refusal(response: http.client.HTTPResponse) -> str:

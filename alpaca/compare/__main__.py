@@ -11,10 +11,9 @@ unless --temperature says otherwise, so that runs can be compared.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from alpaca.base.precision import PRECISIONS
 from alpaca.compare.comparison import Comparison
@@ -23,11 +22,9 @@ from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
+from alpaca.progress import say_aside
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.request import BASE_ALONE
-
-if TYPE_CHECKING:
-    pass
 
 BASE = "base"
 
@@ -81,7 +78,7 @@ def main() -> None:
         if path is not None:
             with written_aside(path) as aside:
                 aside.write_text(content(), encoding="utf-8")
-            _say(f"written: {path}")
+            say_aside(f"written: {path}")
 
 
 def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
@@ -91,10 +88,10 @@ def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> l
 
     asked = [{**inputs, "adapter": _absolute(inputs["adapter"])} for inputs in asked]
     requests = [request_from_inputs(**inputs) for inputs in asked]
-    base = load_base(options.base_model, options.precision, say=_say)
+    base = load_base(options.base_model, options.precision, say=say_aside)
     # Whoever types the command may name any folder; the engine wants to be told which.
     roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
-    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=_say)
+    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=say_aside)
     try:
         return answers(engine, requests)
     finally:
@@ -103,10 +100,6 @@ def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> l
 
 def _absolute(name: str) -> str:
     return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

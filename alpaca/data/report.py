@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from alpaca.data.shapes import PAIRS
 from alpaca.prompts.example import Example
-from alpaca.words import joined, plural, row_list, shown
+from alpaca.words import joined, numbered_rows, plural, shown
 
 SHOWN_COLUMNS = 6
 
@@ -54,8 +54,7 @@ class ReadReport:
         kinds = by_kind(self.bad)
         lines = []
         for (name, problem), rows in list(kinds.items())[:max_faults]:
-            where = f"{self.source} row{'s' * (len(rows) > 1)} {row_list(rows)}"
-            lines.append(f"  {where}{f', {name}' if name else ''}: {problem}")
+            lines.append(f"  {self.source} {numbered_rows(rows)}{f', {name}' if name else ''}: {problem}")
         if len(kinds) > max_faults:
             lines.append(f"  ... and {len(kinds) - max_faults} more")
         return lines

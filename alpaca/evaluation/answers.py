@@ -86,13 +86,13 @@ def ask_all(
     if seconds is None:
         always, rest = [*always, *rest], []
     started = time.monotonic()
-    with progress(say, "answers", 2 * len(always), "answer") as done:
+    with progress("report      answers", 2 * len(always), "answer", say) as done:
         asked = ask(engine, adapter, always, done)
     taken = time.monotonic() - started
     share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
     more = rest[: int(len(rest) * share)]
     if more:
-        with progress(say, "more answers", 2 * len(more), "answer") as done:
+        with progress("report      more answers", 2 * len(more), "answer", say) as done:
             asked += ask(engine, adapter, more, done)
     return asked
 

@@ -24,7 +24,7 @@ from alpaca.evaluation.verdict import Verdict, judge
 from alpaca.progress import Say
 from alpaca.prompts.encode import encode_examples
 
-FOLDER, PAGE, NUMBERS = "report", "index.html", "report.json"
+FOLDER, INDEX, NUMBERS = "report", "index.html", "report.json"
 FIGURES = ("loss", "rate", "speed", "memory", "scale", "probes", "lengths")
 MOST_LENGTHS = 5_000  # training rows whose lengths are drawn
 
@@ -75,7 +75,7 @@ def write_report(
     put_in_place(_written_aside(adapter, found), adapter / FOLDER)
     for sentence in verdict.sentences:
         say(f"report      {sentence}")
-    page = adapter / FOLDER / PAGE
+    page = adapter / FOLDER / INDEX
     say(f"report      {page} ({budget.spent():.0f} s)")
     return Report(page, verdict, budget.spent())
 
@@ -102,14 +102,14 @@ def _written_aside(adapter: Path, found: Findings) -> Path:
         (aside / f"{name}.png").write_bytes(png)
     text = json.dumps(as_json(found), ensure_ascii=False, indent=1, allow_nan=False)
     (aside / NUMBERS).write_text(text.encode("utf-8", "replace").decode("utf-8") + "\n", encoding="utf-8")
-    (aside / PAGE).write_text(make_page(found), encoding="utf-8")
+    (aside / INDEX).write_text(make_page(found), encoding="utf-8")
     return aside
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
     """Move every file over its predecessor, the page last; figures that the new report has not are removed."""
     folder.mkdir(exist_ok=True)
-    files = sorted(aside.iterdir(), key=lambda path: (path.name == PAGE, path.name))
+    files = sorted(aside.iterdir(), key=lambda path: (path.name == INDEX, path.name))
     for path in files:
         os.replace(path, folder / path.name)
     for name in FIGURES:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from alpaca.base.find import WEIGHTS, resolve_base
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.base.precision import choose_precision
 from alpaca.device import free_memory, pick_device
+from alpaca.progress import Say
 from alpaca.prompts.find import load_template
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
@@ -20,7 +20,6 @@ from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
-Say = Callable[[str], None]
 LEFT = {"cuda": 0, "cpu": 150_000_000}
 """Bytes that stay free for the steps: without them a small container thrashes, or is killed at its first request."""
 

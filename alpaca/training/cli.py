@@ -30,11 +30,11 @@ def parser() -> argparse.ArgumentParser:
     defaults = FinetuneConfig()
     for field in dataclasses.fields(FinetuneConfig):
         default = getattr(defaults, field.name)
-        shown = ",".join(default) if isinstance(default, list) else "" if default is None else default
+        written = ",".join(default) if isinstance(default, list) else "" if default is None else default
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" or field.name == "resume_from_checkpoint" else {}
         if isinstance(default, list):
             bare = {"nargs": "+"}
-        note = f" (default: {shown})" if shown != "" else ""
+        note = f" (default: {written})" if written != "" else ""
         made.add_argument(
             f"--{field.name}", metavar="VALUE", help=(field.metadata["help"] + note).replace("%", "%%"), **bare  # type: ignore[arg-type]
         )  # fmt: skip

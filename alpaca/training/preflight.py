@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 
+from alpaca.adapter.folder import BaseShape
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.base.headers import count_weights, read_config, tensor_entries
+from alpaca.base.headers import count_layer_weights, read_config, tensor_entries
 from alpaca.base.precision import weight_bytes
 from alpaca.errors import BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
@@ -70,13 +71,8 @@ def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def trainable_parameters(base: Path, spec: LoraSpec) -> int:
-    """r · (in + out) of every adapted layer; DoRA trains a magnitude for every output besides."""
-    return sum(
-        spec.r * (entry.shape[0] + entry.shape[1]) + (entry.shape[0] if spec.use_dora else 0)
-        for entry in tensor_entries(base)
-        if len(entry.shape) == 2
-        and any(entry.name.removesuffix(".weight").endswith("." + target) for target in spec.target_modules)
-    )
+    """How many numbers a run trains."""
+    return spec.count_weights(BaseShape(base).linears)
 
 
 def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: int = 0) -> Pack:
@@ -111,11 +107,9 @@ def estimate(
     """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
     backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
     config = read_config(base)
-    weights = count_weights(base)
     head = config["vocab_size"] * config["hidden_size"]
-    body = weights - head * (1 if config.get("tie_word_embeddings") else 2)
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
-    flop = (6 if checkpointing else 4) * body * tokens + 4 * head * labels
+    flop = (6 if checkpointing else 4) * count_layer_weights(base) * tokens + 4 * head * labels
     rate = matmul_rate(device, precision)
     memory = (
         weight_bytes(base, precision)

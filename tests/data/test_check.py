@@ -217,7 +217,7 @@ def test_a_mended_file_is_written_and_its_fitness_is_the_status(tmp_path: Path) 
     before = source.read_bytes()
     done = command(tmp_path, source, "--fix", "mended.jsonl", "--json", "a.json")
     assert done.returncode == 0, done.stderr
-    assert "NOT FIT" in done.stdout.splitlines()[0]
+    assert "NOT FIT" in done.stdout.splitlines()[1]
     assert "dropped: exact copy of an earlier row, as mended: 1 row (7)" in done.stdout
     report = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert report["fix"]["rows"] == 6
