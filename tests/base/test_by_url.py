@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from alpaca import progress
-from alpaca.base import download as base_download
+from alpaca.base import resumable_download
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
 from alpaca.base.load import load_model, load_tokenizer
@@ -144,7 +144,7 @@ def store() -> Iterator[Store]:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ALPACA_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("BASE_MODEL", raising=False)
-    monkeypatch.setattr(base_download, "PAUSES", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(resumable_download, "PAUSES", (0.01, 0.02, 0.03))
     expect(monkeypatch, BODY)
     return tmp_path / "cache"
 
@@ -382,7 +382,7 @@ def test_another_mirror_goes_on_with_what_the_first_one_gave(store: Store, cache
 def test_a_server_that_falls_silent_is_asked_again(
     store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(base_download, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(resumable_download, "STALL_SECONDS", 0.3)
     store.faults = ["hang"]
     assert content(resolve_base(store.url())) == FILES
     assert store.sent == len(BODY) and "nothing came for 0.3 s" in capsys.readouterr().out
@@ -425,8 +425,8 @@ def test_a_server_that_never_recovers_is_given_up_and_what_came_is_kept(store: S
 
 
 def test_tries_that_bring_something_are_not_counted(store: Store, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_download, "PAUSES", (0.01,))
-    monkeypatch.setattr(base_download, "LEAST_GAIN", MEGABYTE)
+    monkeypatch.setattr(resumable_download, "PAUSES", (0.01,))
+    monkeypatch.setattr(resumable_download, "LEAST_GAIN", MEGABYTE)
     store.faults = ["drop", "drop", "drop"]
     assert content(resolve_base(store.url())) == FILES
 
