@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alpaca.convert.origin import Origin
-from alpaca.convert.shards import shard_names, split_plan, write_index, write_shard
+from alpaca.convert.safetensors_writer import shard_names, split_plan, write_index, write_shard
 from alpaca.convert.source import Source, already_converted
 from alpaca.errors import ConversionError
 from alpaca.files import folder_written_aside, free_space
