@@ -10,6 +10,7 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,14 +75,14 @@ def locked(path: Path, busy: Callable[[float], None]) -> Iterator[None]:
 
     While another has it, `busy` is called again and again with the seconds waited so far: it may say so, or raise to
     give up. The lock ends with its process, so one that was killed blocks nobody. File systems that lock nothing (some
-    NFS) do without. The file stays where it is: were it removed, two could have its lock.
+    NFS) do without. Who has the lock of a file may remove the file.
     """
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    started = time.monotonic()
+    while (handle := _take(path, flags)) is None:
+        busy(time.monotonic() - started)
+        time.sleep(_LOCK_SECONDS)
     try:
-        started = time.monotonic()
-        while not _take(handle):
-            busy(time.monotonic() - started)
-            time.sleep(_LOCK_SECONDS)
         yield
     finally:
         os.close(handle)
@@ -98,13 +99,20 @@ def is_locked(path: Path) -> bool:
         os.close(handle)
 
 
-def _take(handle: int) -> bool:
+def _take(path: Path, flags: int) -> int | None:
+    """The open lock of `path`; None where another has it, or removed it as it was opened."""
     from filelock import lock_descriptor  # here, because its import takes a tenth of a second
 
+    handle = os.open(path, flags, 0o666)
     try:
-        return lock_descriptor(handle, blocking=False)
+        taken = lock_descriptor(handle, blocking=False)
     except OSError:  # nothing can be locked here
-        return True
+        return handle
+    opened = os.fstat(handle)
+    if taken and (opened.st_nlink or stat.S_ISDIR(opened.st_mode)):
+        return handle
+    os.close(handle)
+    return None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,24 @@ def test_who_waits_for_a_lock_is_told_how_long_and_gets_it(tmp_path: Path) -> No
         order.append("first")
     thread.join()
     assert order == ["first", "second"] and told == sorted(told) and told[0] >= 0
+
+
+def test_a_lock_whose_file_its_owner_removes_is_still_held_alone(tmp_path: Path) -> None:
+    path = tmp_path / "it"
+    inside: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            with locked(path, lambda waited: None):
+                inside.append(1)
+                assert sum(inside) == 1
+                inside.append(-1)
+                path.unlink()
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert not left(tmp_path)
 
 
 def test_a_claimed_folder_is_refused_in_the_callers_own_words(tmp_path: Path) -> None:
