@@ -19,13 +19,13 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
     `base_model` is a folder, the name of a folder in `weights_dir`, or a hub id (``owner/name``), which is fetched
     into the hub cache; or the http(s) URL of an archive, which is fetched once and must have the SHA-256 that the
     variable BASE_SHA256 says. Never hand on a client's URL. Raises BaseNotFound, SeveralBases, BadBase for a folder
-    that holds no usable base, and the errors of alpaca.base.download.
+    that holds no usable base, and the errors of alpaca.base.by_url.
     """
     wanted = base_model or os.environ.get("BASE_MODEL", "")
     if not wanted:
         return _only_base(weights_dir)
     if re.match("https?://", wanted, re.IGNORECASE):
-        from alpaca.base.download import fetch_base
+        from alpaca.base.by_url import fetch_base
 
         return fetch_base(wanted)
     for folder in (Path(wanted), weights_dir / wanted):

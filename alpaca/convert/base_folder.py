@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
-from alpaca.convert.aside import written_aside
 from alpaca.convert.origin import Origin
-from alpaca.convert.shards import shard_names, split_plan, write_index, write_shard
+from alpaca.convert.safetensors_writer import shard_names, split_plan, write_index, write_shard
 from alpaca.convert.source import Source, already_converted
 from alpaca.errors import ConversionError
+from alpaca.files import folder_written_aside, free_space
 from alpaca.progress import progress, say
 from alpaca.words import size_text
 
@@ -30,7 +29,7 @@ def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_00
     for note in origin.notes:
         say(note)
     _need_space(origin, output_dir)
-    with written_aside(target) as folder:
+    with folder_written_aside(target, ConversionError) as folder:
         origin.config().save_pretrained(folder)
         origin.generation_config().save_pretrained(folder)
         _write_tokenizer(origin, folder)
@@ -39,7 +38,7 @@ def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_00
         made = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         Source(origin.kind, files, origin.options, made).save(folder)
         for name in origin.spare_copies():  # before the base gets its name: a base that is there is finished
-            with written_aside(output_dir / name) as copy:
+            with folder_written_aside(output_dir / name, ConversionError) as copy:
                 origin.tokenizer().save_pretrained(copy)
     say(f"base: {target}")
     return target
@@ -52,7 +51,7 @@ def _need_space(origin: Origin, output_dir: Path) -> None:
     if not place.is_dir():
         raise ConversionError(f"--output_dir {output_dir}: {place} is a file, not a folder")
     need = sum(plan.n_bytes for plan in origin.plans) + _BESIDE_WEIGHTS
-    free = shutil.disk_usage(place).free
+    free = free_space(place)
     if free < need:
         raise ConversionError(
             f"{output_dir} has {size_text(free)} free, {size_text(need)} are needed; "

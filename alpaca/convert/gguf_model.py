@@ -12,7 +12,7 @@ from alpaca.convert.family import scaled_rope
 from alpaca.convert.gguf_metadata import Metadata, open_gguf
 from alpaca.convert.gguf_tokenizer import GgufTokenizer
 from alpaca.convert.rotary import interleaved_to_halves
-from alpaca.convert.shards import TensorPlan
+from alpaca.convert.safetensors_writer import TensorPlan
 from alpaca.convert.source import SourceFile, hash_files
 from alpaca.errors import ConversionError
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.convert.checklist import verify_files
-from alpaca.convert.checkpoint import Checkpoint, find_shards, open_shard
 from alpaca.convert.family import base_name, chosen_family, detect_family, rope_parameters
+from alpaca.convert.meta_shards import Checkpoint, find_shards, open_shard
 from alpaca.convert.params import read_params
 from alpaca.convert.rotary import interleaved_to_halves
+from alpaca.convert.safetensors_writer import TensorPlan, dtype_name
 from alpaca.convert.sentencepiece_model import SentencepieceModel
-from alpaca.convert.shards import TensorPlan, dtype_name
 from alpaca.convert.source import SourceFile
 from alpaca.convert.tiktoken_model import TiktokenModel, is_tiktoken
 from alpaca.errors import ConversionError

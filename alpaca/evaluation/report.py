@@ -72,7 +72,7 @@ def write_report(
     name = adapter.resolve().name
     verdict = judge(measured, data.replay_ratio)
     found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn)
-    put_in_place(_written_aside(adapter, found), adapter / FOLDER)
+    put_in_place(_write_files(adapter, found), adapter / FOLDER)
     for sentence in verdict.sentences:
         say(f"report      {sentence}")
     page = adapter / FOLDER / INDEX
@@ -93,7 +93,7 @@ def _facts(subject: Subject, domain: Domain) -> tuple[DataFacts, RunFacts]:
 
 
 # --- files --------------------------------------------------------------------------------------------------------
-def _written_aside(adapter: Path, found: Findings) -> Path:
+def _write_files(adapter: Path, found: Findings) -> Path:
     """All files in a hidden folder of the adapter's, which a fine-tune clears away if it is left behind."""
     aside = adapter / ".saving-report"
     shutil.rmtree(aside, ignore_errors=True)

@@ -3,6 +3,8 @@
 The address that was checked is the one connected to, and every redirect is checked again, so that a URL can't be
 used to reach into the network the server stands in. An operator opens exceptions with ALPACA_ALLOWED_HOSTS, a list
 of ``host`` or ``host:port`` with commas between; these may also be private and speak plain http.
+
+The operator's own URLs, which come with a checksum, are fetched by `alpaca/base/resumable_download.py`.
 """
 
 from __future__ import annotations

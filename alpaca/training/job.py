@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,6 +16,7 @@ from alpaca.adapter.card import CARD
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
 from alpaca.errors import BadCheckpoint, BadSetting
+from alpaca.files import locked
 from alpaca.training.checkpoints import HIDDEN, checkpoints_in
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings
 from alpaca.training.run import finetune
@@ -73,19 +73,14 @@ def _identity(values: dict[str, Any]) -> str:
 def _alone(root: Path, name: str) -> Iterator[None]:
     """While no other container trains the same on a shared volume. Raises BadSetting, also for a root that can't be
     written to."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise BadSetting(f"{OUTPUT_DIR} is {root}, which can't be written to: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise BadSetting(f"these inputs are being trained in {root / name} by another server; wait for it") from None
-    except OSError:  # file systems that lock nothing (NFS) do without
-        pass
-    try:
+
+    def busy(waited: float) -> None:
+        raise BadSetting(f"these inputs are being trained in {root / name} by another server; wait for it")
+
+    with contextlib.ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(root / f".{name}.lock", busy))
+        except OSError as error:
+            raise BadSetting(f"{OUTPUT_DIR} is {root}, which can't be written to: {error.strerror}") from None
         yield
-    finally:
-        os.close(lock)

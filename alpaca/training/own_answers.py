@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from alpaca.data.reader import read_examples
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
+from alpaca.files import written_aside
 from alpaca.progress import Say
 from alpaca.prompts.chat import ChatTemplate
 from alpaca.prompts.example import Example, Turn
@@ -121,10 +121,9 @@ def _request(prompt: Example, template: Template) -> GenerationRequest:
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:
     """Write the rows as --data_path takes them, and read them back: every run sees what the file holds."""
     path = Path(folder) / FILE
-    aside = path.with_name(f".saving-{path.name}")
     lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return read_examples(str(path)).examples
 
 
