@@ -96,7 +96,7 @@ def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> l
     roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
     engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=_say)
     try:
-        return answers(engine, requests)
+        return [answer.text for answer in answers(engine, requests)]
     finally:
         engine.close()
 

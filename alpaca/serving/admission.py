@@ -68,6 +68,8 @@ class Admission:
 
     def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
         wanted = request.prompt_template
+        if not isinstance(wanted, str):
+            return wanted
         if not wanted:
             return adapter.template if adapter is not None and adapter.template is not None else self.template
         if "{" in wanted or "\n" in wanted:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
 from alpaca.prompts.example import Example
-from alpaca.prompts.template import MAX_TEXT_CHARS
+from alpaca.prompts.template import MAX_TEXT_CHARS, Template
 
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 256
@@ -64,8 +64,9 @@ class GenerationRequest:
     """The same seed gives the same answer (0 is a seed like any other); None draws one."""
     n: int = 1
     """How many answers."""
-    prompt_template: str = ""
-    """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's."""
+    prompt_template: str | Template = ""
+    """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's. Within this process
+    also a template itself: request_from_inputs, which clients' inputs go through, takes texts only."""
     adapter: str | None = None
     """A folder or archive in the server's adapter folder, or an https URL; "none" is the base alone; None takes the
     default adapter."""
@@ -92,7 +93,8 @@ class GenerationRequest:
         turns = self.example.turns
         if not turns or not turns[-1].instruction.strip():
             raise EmptyPrompt("there is nothing to answer: give a prompt, or messages that end with the user's")
-        size = len(self.example.system) + len(self.prompt_template)
+        size = len(self.example.system)
+        size += len(self.prompt_template) if isinstance(self.prompt_template, str) else 0
         size += sum(len(t.instruction) + len(t.input) + len(t.output or "") for t in turns)
         if size > MAX_TEXT_CHARS:
             raise OutOfRange(f"the request's text has {size:,} characters; at most {MAX_TEXT_CHARS:,}")

@@ -9,7 +9,7 @@ from alpaca.serving.adapters import Adapter
 from alpaca.serving.lora import Place
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler
-from alpaca.serving.slots import Key, Slot
+from alpaca.serving.slots import Grant, Key, Slot
 from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
 from alpaca.serving.text import TextStream
 
@@ -70,6 +70,23 @@ class Sequence:
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.computed >= len(self.job.prompt)
+
+    @property
+    def waits_for_sibling(self) -> bool:
+        """Whether the request's first answer is still computing the prompt, which it does for all of them."""
+        first = self.job.answers[0]
+        return self is not first and not first.prefilled and first.finish is None
+
+    def begin(self, grant: Grant) -> None:
+        """Take a slot, and with it what it remembers of the prompt."""
+        self.slot, self.computed, self.reused = grant.slot, grant.reused, grant.reused
+        self.started = time.perf_counter()
+
+    def advance(self, count: int) -> None:
+        """The keys and values of `count` more tokens are in the cache."""
+        assert self.slot is not None
+        self.slot.tokens += self.tokens[self.computed : self.computed + count]
+        self.computed += count
 
     def accept(self, token: int, batch: int) -> None:
         """Take the next token, stream its text, and note how the answer ends, if it does."""

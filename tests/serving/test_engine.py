@@ -120,7 +120,9 @@ def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
 
     def free() -> bool:
         stats = engine.stats()
-        return not (stats.running or stats.waiting or stats.pinned or engine._loading) and engine._slots.free == slots
+        return (
+            not (stats.running or stats.waiting or stats.pinned or len(engine._reader)) and engine._slots.free == slots
+        )
 
     wait_for(free)
 
@@ -295,7 +297,7 @@ def test_an_adapter_that_can_not_be_read_fails_its_request_alone(
     next(running)
     before = text(ask(engine, adapter="a"))
     harmful = threading.Event()
-    read = engine._loader.submit(harmful.wait, 60)  # holds the loader back until the harm is done
+    read = engine._reader.thread.submit(harmful.wait, 60)  # holds the loader back until the harm is done
     stream = submit(engine, adapter="brittle", n=2)
     behind = submit(engine, adapter="none")
     harm(tmp_path / "brittle")
@@ -351,9 +353,9 @@ def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch:
 def test_a_request_cancelled_while_its_adapter_is_read_leaves_nothing(opened: Open) -> None:
     engine = opened()
     reading = threading.Event()
-    engine._loader.submit(reading.wait, 60)
+    engine._reader.thread.submit(reading.wait, 60)
     stream = submit(engine, adapter="a")
-    wait_for(lambda: bool(engine._loading))
+    wait_for(lambda: len(engine._reader) > 0)
     stream.close()
     reading.set()
     assert ask(engine)[-1].finish
