@@ -174,29 +174,47 @@ class Engine:
                 self._finish(answer, FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        """Give waiting answers slots, in their order, as long as there are any."""
+        """Give waiting answers slots, in their order, as long as there are any.
+
+        The first whose adapter is not in memory waits for it. Meanwhile those behind it that need no adapter, or whose
+        adapter is there, go past, unless it would have to wait longer for their sake.
+        """
         self._reader.forget_all_but({answer.job.adapter.digest for answer in self._waiting if answer.job.adapter})
+        first: Sequence | None = None
         for answer in list(self._waiting):
             if not self._slots.free:
                 return
             if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
                 continue
             try:
-                if answer.job.adapter is not None and not self._find_place(answer, answer.job.adapter):
-                    return
-                self._start(answer)
+                if answer.job.adapter is None or self._find_place(answer, answer.job.adapter, first):
+                    self._start(answer)
+                else:
+                    first = first or answer
             except Exception as error:
                 self._fail(answer.job, error)
 
-    def _find_place(self, answer: Sequence, adapter: Adapter) -> bool:
-        """Give an answer its adapter's place; False while that is still being read or all places are in use."""
-        place = self._stack.find(adapter.digest) or self._make_place(answer, adapter)
+    def _find_place(self, answer: Sequence, adapter: Adapter, first: Sequence | None) -> bool:
+        """Give an answer its adapter's place; False while it has to wait, behind `first` where there is one."""
+        place = self._stack.find(adapter.digest)
+        if first is None:
+            place = place or self._make_place(answer, adapter)
+        elif first.blocked and self._delays(answer):
+            place = None
         if place is not None:
             self._stack.pin(place)
             answer.place = place
         return place is not None
 
+    def _delays(self, answer: Sequence) -> bool:
+        """Whether an adapter might stay in use for longer than it may now, if this answer ran too.
+
+        While somebody waits for room nothing that does begins, so the wait has an end however many requests come.
+        """
+        return answer.longest > max((other.longest for other in self._running if other.place), default=0)
+
     def _make_place(self, answer: Sequence, adapter: Adapter) -> Place | None:
+        """A place for an adapter that has none yet; None while it is being read or all places are in use."""
         weights = self._reader.read(adapter)
         if weights is None:
             return None

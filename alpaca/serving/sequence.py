@@ -67,6 +67,11 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def longest(self) -> int:
+        """Tokens it may still take: of the prompt to be computed, and of the answer to be made."""
+        return self.remaining + self.job.max_tokens - self.said
+
+    @property
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.computed >= len(self.job.prompt)

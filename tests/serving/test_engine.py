@@ -328,11 +328,52 @@ def test_a_request_waits_while_all_places_for_adapters_are_in_use(opened: Open, 
     second, third = submit(engine, adapter="b"), submit(engine)
     steps = engine.stats().steps
     wait_for(lambda: engine.stats().steps > steps + 20)
-    assert (engine.stats().running, engine.stats().pinned, engine.stats().loads) == (1, 1, 1)
+    assert (engine.stats().waiting, engine.stats().pinned, engine.stats().loads) == (1, 1, 1)
+    assert text(list(third)) == oracle.chat("hay")
     first.close()
     assert text(list(second)) == oracle.chat("hay", "b")
-    assert text(list(third)) == oracle.chat("hay")
     assert_all_is_free(engine)
+
+
+def test_who_needs_no_adapter_or_has_it_there_goes_past_one_that_waits_for_room(opened: Open, oracle: Oracle) -> None:
+    engine = opened(columns=16)
+    first = long_request(engine, adapter="a")
+    next(first)
+    second = submit(engine, adapter="b")
+    wait_for(lambda: engine.stats().waiting == 1)
+    for name in ("none", "a", "none", "a"):
+        assert text(ask(engine, adapter=name)) == oracle.chat("hay", name)
+    assert (engine.stats().waiting, engine.stats().running, engine.stats().loads) == (1, 1, 1)
+    first.close()
+    assert text(list(second)) == oracle.chat("hay", "b")
+    assert_all_is_free(engine)
+
+
+def test_one_that_waits_for_room_is_not_passed_over_for_ever(
+    opened: Open, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two clients keep the other adapter in use without a gap, and one keeps the slots busy with the base."""
+    monkeypatch.setattr(engine_module, "PATIENCE", 60)
+    engine = opened(columns=16, concurrency=3)
+    first = submit(engine, adapter="a", max_tokens=120, min_tokens=120)
+    next(first)
+    second, answered = submit(engine, adapter="b"), threading.Event()
+
+    def client(number: int) -> int:
+        count, name = 0, ["a", "a", "none"][number]
+        while not answered.is_set():
+            ask(engine, adapter=name, max_tokens=20, min_tokens=20)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        clients = [pool.submit(client, number) for number in range(3)]
+        try:
+            assert text(list(second)) == oracle.chat("hay", "b")
+        finally:
+            answered.set()
+    assert all(done.result() for done in clients)
+    assert_all_is_free(engine, 3)
 
 
 def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
