@@ -352,28 +352,31 @@ def test_who_needs_no_adapter_or_has_it_there_goes_past_one_that_waits_for_room(
 def test_one_that_waits_for_room_is_not_passed_over_for_ever(
     opened: Open, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two clients keep the other adapter in use without a gap, and one keeps the slots busy with the base."""
+    """Three clients submit their next request while the one before runs, so that the other adapter is always in use."""
     monkeypatch.setattr(engine_module, "PATIENCE", 60)
-    engine = opened(columns=16, concurrency=3)
+    engine = opened(columns=16)
     first = submit(engine, adapter="a", max_tokens=120, min_tokens=120)
     next(first)
     second, answered = submit(engine, adapter="b"), threading.Event()
 
-    def client(number: int) -> int:
-        count, name = 0, ["a", "a", "none"][number]
+    def client(length: int) -> int:
+        count, running = 0, submit(engine, adapter="a", max_tokens=length)
         while not answered.is_set():
-            ask(engine, adapter=name, max_tokens=20, min_tokens=20)
-            count += 1
+            for _ in range(length // 4):
+                next(running, None)
+            following = submit(engine, adapter="a", max_tokens=length, min_tokens=length)
+            list(running)
+            count, running = count + 1, following
         return count
 
     with ThreadPoolExecutor(3) as pool:
-        clients = [pool.submit(client, number) for number in range(3)]
+        clients = [pool.submit(client, length) for length in (20, 30, 45)]
         try:
             assert text(list(second)) == oracle.chat("hay", "b")
         finally:
             answered.set()
     assert all(done.result() for done in clients)
-    assert_all_is_free(engine, 3)
+    assert_all_is_free(engine)
 
 
 def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
