@@ -62,7 +62,7 @@ class Runner(BaseRunner):
         ),
         max_tokens: int = Input(default=512, ge=1, le=131072, description="The answer has at most so many tokens."),
         min_tokens: int = Input(
-            default=0, ge=0, le=131072, description="The model may not end its answer before so many tokens."
+            default=0, ge=-1, le=131072, description="The answer may not end before this many tokens; -1 or 0: off."
         ),
         temperature: float = Input(
             default=0.7, ge=0, le=5, description="0 always takes the likeliest token (greedy); higher is more varied."
@@ -70,7 +70,9 @@ class Runner(BaseRunner):
         top_p: float = Input(
             default=0.95, ge=0, le=1, description="Draw from the likeliest tokens with this probability together."
         ),
-        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from so many likeliest tokens; 0: from all."),
+        top_k: int = Input(
+            default=0, ge=-1, le=100000, description="Draw from this many likeliest tokens; -1 or 0: from all."
+        ),
         min_p: float = Input(
             default=0.0, ge=0, le=1, description="Draw from tokens this fraction as likely as the likeliest; 0: all."
         ),
@@ -121,7 +123,7 @@ class Runner(BaseRunner):
             default=None, ge=1, le=131072, deprecated=True, description="The older name of max_tokens."
         ),
         min_new_tokens: Optional[int] = Input(
-            default=None, ge=0, le=131072, deprecated=True, description="The older name of min_tokens."
+            default=None, ge=-1, le=131072, deprecated=True, description="The older name of min_tokens."
         ),
     ) -> ConcatenateIterator[str]:
         def answer(cancellation: Cancellation) -> Generator[str, None, None]:

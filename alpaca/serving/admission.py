@@ -24,6 +24,8 @@ from alpaca.serving.sampling import Sampler, answer_seed
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.text import TextStream
 
+DRAWN_SEEDS = 2**31  # `cog run -i seed=` takes 32-bit signed numbers, and what an answer reports can be asked again
+
 
 @dataclass(frozen=True)
 class Admission:
@@ -90,7 +92,7 @@ class Admission:
     def _add_answers(self, job: Job, template: Template) -> None:
         request = job.request
         stops = (*template.stop_strings, *request.stop_sequences)
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
         for index in range(request.n):
             sampler = Sampler(
                 request,

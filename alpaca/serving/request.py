@@ -16,11 +16,11 @@ MAX_ADAPTER_CHARS = 2048
 # field → (lowest, highest); whole numbers where both ends are ints
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 131_072),
-    "min_tokens": (0, 131_072),
+    "min_tokens": (-1, 131_072),
     "total_tokens": (1, 131_072),
     "temperature": (0.0, 5.0),
     "top_p": (0.0, 1.0),
-    "top_k": (0, 100_000),
+    "top_k": (-1, 100_000),
     "min_p": (0.0, 1.0),
     "repetition_penalty": (0.01, 5.0),
     "presence_penalty": (-5.0, 5.0),
@@ -43,13 +43,13 @@ class GenerationRequest:
     max_tokens: int = 512
     """The answer ends after this many tokens; less where the context ends earlier."""
     min_tokens: int = 0
-    """The model may not end the answer before. A stop sequence still does."""
+    """The model may not end the answer before; 0 or -1: whenever it likes. A stop sequence still ends it."""
     temperature: float = 0.7
     """0 takes the likeliest token always (greedy); higher is more varied."""
     top_p: float = 0.95
     """Draw from the likeliest tokens that together hold this much probability; 1 keeps all."""
     top_k: int = 0
-    """Draw from this many likeliest tokens; 0 keeps all."""
+    """Draw from this many likeliest tokens; 0 or -1 keeps all."""
     min_p: float = 0.0
     """Draw from tokens at least this fraction as likely as the likeliest; 0 keeps all."""
     repetition_penalty: float = 1.0
@@ -61,7 +61,7 @@ class GenerationRequest:
     stop_sequences: tuple[str, ...] = ()
     """The answer ends before the first of these; none of them is ever sent."""
     seed: int | None = None
-    """The same seed gives the same answer (0 is a seed like any other); None draws one."""
+    """The same seed gives the same answer (0 is a seed like any other); None draws one that Cog's command line takes."""
     n: int = 1
     """How many answers."""
     prompt_template: str | Template = ""

@@ -552,6 +552,21 @@ def test_a_seed_gives_the_same_answer_and_zero_is_a_seed(opened: Open) -> None:
     assert text(ask(engine, **drawn, seed=first[-1].usage.seed)) == text(first)
 
 
+def test_a_drawn_seed_is_one_that_cogs_command_line_takes(opened: Open) -> None:
+    """32-bit signed numbers. A seed that is given may be larger."""
+    engine = opened()
+    seeds = [ask(engine, max_tokens=1)[-1].usage.seed for _ in range(20)]
+    assert max(seeds) < 2**31 and len(set(seeds)) == 20
+    assert ask(engine, max_tokens=1, seed=2**32 - 1)[-1].usage.seed == 2**32 - 1
+
+
+def test_minus_one_is_off_as_in_replicates_templates(opened: Open) -> None:
+    engine = opened()
+    drawn = {"temperature": 1.0, "seed": 3}
+    for off in ({"top_k": -1}, {"min_tokens": -1}, {"min_new_tokens": -1}):
+        assert text(ask(engine, **drawn, **off)) == text(ask(engine, **drawn)), off
+
+
 def test_a_seed_gives_the_same_answer_whatever_else_is_in_the_batch(opened: Open) -> None:
     mine = [
         {"prompt": prompt, "seed": seed, "adapter": adapter, "max_tokens": 60, **settings}
