@@ -28,7 +28,7 @@ class Runner(BaseRunner):
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
         from alpaca.cogserver.folders import keep_swept
-        from alpaca.serving.adapters import tuned_here
+        from alpaca.serving.adapters import check_given, tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up
         from alpaca.serving.startup import Startup
@@ -37,6 +37,8 @@ class Runner(BaseRunner):
         watch_cancellations()
         limits = EngineLimits.from_environment(ROOT)
         adapter = str(weights) if weights else tuned_here(ROOT)
+        if adapter is not None:
+            check_given(adapter, limits.roots)
         base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
         startup.done("base")
         self.engine = open_engine(base, adapter, limits=limits)

@@ -124,6 +124,6 @@ def _request(question: Question, adapter: Path, scale: float) -> GenerationReque
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],
         seed=0,
-        adapter=str(adapter.resolve()),
+        adapter=adapter.resolve(),
         adapter_scale=scale,
     )

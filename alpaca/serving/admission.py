@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from alpaca.prompts.find import load_template
 from alpaca.prompts.literal import LiteralTemplate
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.lora import LoraStack
 from alpaca.serving.request import BASE_ALONE, GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed
@@ -35,7 +37,7 @@ class Admission:
     template: Template
     """For requests that name none and whose adapter brings none."""
     adapters: AdapterStore
-    default: Adapter | None
+    default: DefaultAdapter | None
     """The adapter of requests that name none."""
     eos_ids: tuple[int, ...]
     context: int
@@ -63,9 +65,13 @@ class Admission:
     def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
         if request.adapter == BASE_ALONE:
             return None
-        adapter = self.default if request.adapter is None else self.adapters.find(request.adapter)
-        if adapter is not None:
-            self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
+        if request.adapter is not None:
+            adapter = self.adapters.find(str(request.adapter), trusted=isinstance(request.adapter, Path))
+        elif self.default is not None:
+            adapter = self.default.find(lambda found: self.stack.find(found.digest) is not None)
+        else:
+            return None
+        self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
         return adapter
 
     def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:

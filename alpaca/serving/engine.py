@@ -25,6 +25,7 @@ from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
+from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.lora import LoraStack, Place
 from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
@@ -69,7 +70,7 @@ class Engine:
         template: Template,
         *,
         adapters: AdapterStore,
-        default: Adapter | None = None,
+        default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
         say: Callable[[str], None] = print,
     ) -> None:

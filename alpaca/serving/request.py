@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
 from alpaca.prompts.example import Example
@@ -61,15 +62,15 @@ class GenerationRequest:
     stop_sequences: tuple[str, ...] = ()
     """The answer ends before the first of these; none of them is ever sent."""
     seed: int | None = None
-    """The same seed gives the same answer (0 is a seed like any other); None draws one that Cog's command line takes."""
+    """The same seed gives the same answer (0 is a seed like any other); None draws one below 2³¹."""
     n: int = 1
     """How many answers."""
     prompt_template: str | Template = ""
     """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's. Within this process
     also a template itself: request_from_inputs, which clients' inputs go through, takes texts only."""
-    adapter: str | None = None
+    adapter: str | Path | None = None
     """A folder or archive in the server's adapter folder, or an https URL; "none" is the base alone; None takes the
-    default adapter."""
+    default adapter. Within this process also a path, which may lie anywhere: clients' inputs are texts."""
     adapter_scale: float = 1.0
     """Strength of the adapter: 0 is the base alone, 1 as trained."""
     total_tokens: int | None = None
@@ -77,7 +78,7 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         self._check_text()
-        if self.adapter is not None and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
+        if isinstance(self.adapter, str) and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
             raise OutOfRange(f"adapter has {len(self.adapter):,} characters: it must have 1 to {MAX_ADAPTER_CHARS:,}")
         for name in BOUNDS:
             self._check_number(name)

@@ -126,7 +126,9 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(roots=(Path("/mine"),))
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
+        roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
+    )
     for name in NAMES:
         monkeypatch.setenv(name, " " if name != "ADAPTER_FOLDERS" else "")
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits()

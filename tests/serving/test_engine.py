@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alpaca.adapter.archive import pack
 from alpaca.errors import (
     AdapterChanged,
     AdapterNotFound,
@@ -309,6 +310,41 @@ def test_an_adapter_that_can_not_be_read_fails_its_request_alone(
     assert engine.stats().finished[FinishReason.FAILED] == 2
     assert text(ask(engine, adapter="a")) == before
     assert_all_is_free(engine)
+
+
+# --- the adapter of requests that name none -----------------------------------------------------------------------
+def test_a_default_that_was_trained_anew_is_served_from_then_on(tiny_base: Path, opened: Open, tmp_path: Path) -> None:
+    mine = make_adapter(tiny_base, tmp_path / "mine", seed=1)
+    engine = opened(mine)
+    before = text(ask(engine))
+    running = long_request(engine)
+    next(running)
+    shutil.rmtree(mine)
+    make_adapter(tiny_base, mine, seed=2)
+    after = text(ask(engine))
+    assert before != after == Oracle(tiny_base, tmp_path).chat("hay", "mine")
+    assert list(running)[-1].finish is FinishReason.LENGTH, "what runs ends with the adapter it began with"
+
+
+def test_while_a_default_is_replaced_the_one_before_answers(tiny_base: Path, opened: Open, tmp_path: Path) -> None:
+    mine = make_adapter(tiny_base, tmp_path / "mine", seed=1)
+    engine = opened(mine)
+    before = text(ask(engine))
+    config = (mine / "adapter_config.json").rename(tmp_path / "config")
+    assert text(ask(engine)) == before
+    config.rename(mine / "adapter_config.json")
+    assert text(ask(engine)) == before
+
+
+def test_a_default_that_left_the_cache_is_unpacked_again(
+    roots: Path, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPACA_CACHE", str(tmp_path / "cache"))
+    engine = opened(pack(roots / "a", tmp_path / "a.zip"), columns=16)
+    before = text(ask(engine))
+    ask(engine, adapter="b")  # takes its place in memory
+    shutil.rmtree(tmp_path / "cache" / "adapters")
+    assert text(ask(engine)) == before
 
 
 # --- adapters in memory -------------------------------------------------------------------------------------------
