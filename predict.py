@@ -12,7 +12,7 @@ from typing import Optional, Union
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
 from alpaca.cogserver.places import Places
-from alpaca.cogserver.stream import Cancellation, in_context, watch_cancellations
+from alpaca.cogserver.stream import Cancellation, coded_once, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
@@ -33,22 +33,23 @@ class Runner(BaseRunner):
         from alpaca.serving.loading import load_base, open_engine, warm_up
         from alpaca.serving.startup import Startup
 
-        startup = Startup()
-        watch_cancellations()
-        limits = EngineLimits.from_environment(ROOT)
-        adapter = str(weights) if weights else tuned_here(ROOT)
-        if adapter is not None:
-            check_given(adapter, limits.roots)
-        base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
-        startup.done("base")
-        self.engine = open_engine(base, adapter, limits=limits)
-        startup.done("adapter and memory")
-        warm_up(self.engine)
-        startup.done("warm-up")
-        startup.ready()
-        keep_swept()
-        self.places = Places()
-        self.places.watch()
+        with coded_once():
+            startup = Startup()
+            watch_cancellations()
+            limits = EngineLimits.from_environment(ROOT)
+            adapter = str(weights) if weights else tuned_here(ROOT)
+            if adapter is not None:
+                check_given(adapter, limits.roots)
+            base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
+            startup.done("base")
+            self.engine = open_engine(base, adapter, limits=limits)
+            startup.done("adapter and memory")
+            warm_up(self.engine)
+            startup.done("warm-up")
+            startup.ready()
+            keep_swept()
+            self.places = Places()
+            self.places.watch()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming

@@ -19,7 +19,7 @@ from typing import Any
 
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
-from alpaca.cogserver.server import LOCAL, Server, server_command, server_environment
+from alpaca.cogserver.server import LOCAL, Server, reason, server_command, server_environment
 from alpaca.errors import exit_on_error
 
 MODES = {"serve": PREDICT, "train": TRAIN}
@@ -49,7 +49,7 @@ def predict(given: list[str], *, verbose: bool) -> int:
                 completed = data
         print(flush=True)
     if completed.get("status") != "succeeded":
-        print(f"error: {completed.get('error') or 'the server ended before the answer did'}", file=sys.stderr)
+        print(f"error: {reason(completed.get('error') or 'the server ended before the answer did')}", file=sys.stderr)
         return 1
     figures = ", ".join(f"{name} {value}" for name, value in completed.get("metrics", {}).items())
     print(figures, file=sys.stderr)

@@ -95,7 +95,7 @@ class Server:
             if health["status"] == "READY":
                 return
             if health["status"] in ("SETUP_FAILED", "DEFUNCT"):
-                raise ServerFailed(_reason(health.get("setup", {}).get("logs", "")))
+                raise ServerFailed(reason(health.get("setup", {}).get("logs", "")))
             if self.process.poll() is not None:
                 raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self.log_tail()}")
             time.sleep(0.1)
@@ -141,9 +141,10 @@ class Server:
         return connection.getresponse()
 
 
-def _reason(log: str) -> str:
-    """What a failed set-up says, without the wrapping that every layer of Cog adds."""
-    message = log.strip().rsplit("setup failed: ", 1)[-1]
+def reason(said: str) -> str:
+    """What a failed set-up or prediction says, without the wrapping that every layer of Cog adds."""
+    message = said.strip().rsplit("setup failed: ", 1)[-1]
+    message = message.removeprefix("Prediction failed: ").removeprefix("Generator iteration error: ")
     return message or "the set-up failed without a word"
 
 

@@ -45,6 +45,8 @@ class Admission:
     vocabulary: int
     stack: LoraStack
     device: torch.device
+    separate: bool
+    """Nothing that was computed for one request is used for another."""
 
     def admit(self, request: GenerationRequest) -> Job:
         """The request as a job with its answers. It may take as long as the download of an adapter does.
@@ -58,7 +60,8 @@ class Admission:
         if not prompt:  # some tokenizers drop characters
             raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
         used = adapter if request.adapter_scale else None
-        job = Job(request, used, prompt, self._room(request, len(prompt)))
+        scope = f" {secrets.token_hex(8)}" if self.separate else ""
+        job = Job(request, used, prompt, self._room(request, len(prompt)), scope)
         self._add_answers(job, template)
         return job
 

@@ -72,9 +72,11 @@ class Engine:
         adapters: AdapterStore,
         default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
+        separate: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`template` and `default` (an adapter) are for requests that name none."""
+        """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
+        request is not used for another."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._slots = Slots(plan.slots)
@@ -89,6 +91,7 @@ class Engine:
             vocabulary=len(decoder.head),
             stack=self._stack,
             device=decoder.device,
+            separate=separate,
         )
         self._scheduler = Scheduler(CHUNK[decoder.device.type])
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()

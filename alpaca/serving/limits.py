@@ -33,6 +33,10 @@ class EngineLimits:
     """Where requests may name adapters (ADAPTER_FOLDERS, with colons between): what lies directly in these folders. One
     may end in a pattern for names, such as lora-*."""
 
+    separate: bool = False
+    """Requests share nothing that was computed, so that the time an answer takes tells nothing of another client's
+    prompt (SEPARATE_REQUESTS)."""
+
     @classmethod
     def from_environment(cls, project: Path) -> EngineLimits:
         """`project`: where ADAPTER_FOLDERS is not set, its folder adapters/ and what is called lora-… in it, so that
@@ -43,6 +47,7 @@ class EngineLimits:
             context=_number("MAX_CONTEXT", 16, 10_000_000),
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
+            separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
         )
 
 

@@ -73,6 +73,7 @@ def open_engine(
         adapters=store,
         default=default,
         eos_ids=end_ids(base.model, base.tokenizer),
+        separate=limits.separate,
         say=say,
     )
 

@@ -22,6 +22,8 @@ class Job:
     adapter: Adapter | None
     prompt: list[int]
     max_tokens: int
+    scope: str = ""
+    """Requests of one scope reuse what was computed for each other."""
     stream: Stream = field(default_factory=Stream)
     answers: list[Sequence] = field(default_factory=list)
     submitted: float = field(default_factory=time.perf_counter)
@@ -30,8 +32,9 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """What the keys and values of its tokens depend on, besides the tokens."""
-        return ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
+        """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
+        digest, scale = ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
+        return f"{digest}{self.scope}", scale
 
 
 @dataclass(eq=False)

@@ -42,6 +42,7 @@ from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, end_ids, load_base, open_engine
+from alpaca.serving.output import Output
 from alpaca.serving.stream import Chunk, FinishReason, Stream
 from tests.conftest import make_base
 from tests.serving.oracle import Oracle
@@ -517,6 +518,27 @@ def test_an_adapter_whose_files_change_is_another(opened: Open, tmp_path: Path, 
         assert reused(chunks) == [0]
         answers.append(text(chunks))
     assert answers[0] != answers[1]
+
+
+def test_separate_requests_share_nothing_and_answers_of_one_share_their_prompt(opened: Open, oracle: Oracle) -> None:
+    engine, prompt = opened(separate=True), "grass and hay " * 30
+    for name in ("none", "a"):
+        for _ in range(2):
+            chunks = ask(engine, prompt, adapter=name, n=2)
+            assert reused(chunks) == [0, chunks[-1].usage.input_tokens - 1]
+            assert text(chunks, 1) == oracle.chat(prompt, name)
+
+
+def test_a_client_is_not_told_how_much_of_its_prompt_was_computed_before(opened: Open) -> None:
+    engine, guess = opened(), "the patient is called Alpaca " * 5
+    ask(engine, guess)
+    figures = []
+    for prompt in (guess, guess.replace("Alpaca", "Llama.")):
+        output = Output(submit(engine, prompt), 1)
+        list(output.pieces())
+        assert "reused" not in output.summary()
+        figures.append(output.metrics().keys())
+    assert figures[0] == figures[1]
 
 
 def test_what_runs_can_be_copied_from(opened: Open, oracle: Oracle) -> None:
