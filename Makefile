@@ -120,13 +120,15 @@ demo: $(SITE) ## install, fetch and convert a base, fine-tune it, and compare th
 	@echo "To train this one again, delete $(ADAPTER)/ first."
 
 # What is served: the base named by BASE_MODEL or the only one there (the demo's, where there is none), with the
-# adapter named by COG_WEIGHTS, else by ADAPTER where that is trained. ADAPTER= serves the base alone.
+# adapter named by COG_WEIGHTS, else by ADAPTER. ADAPTER= serves the base alone, and so does leaving it out where nothing
+# is trained yet; a name that was given and is not there is an error that names those that are.
 define serving
 	@if [ -z "$$BASE_MODEL" ] && ! ls weights/*/config.json >/dev/null 2>&1; then \
 	    $(MAKE) --no-print-directory $(BASE)/config.json; \
 	fi
 	@if [ -z "$$COG_WEIGHTS" ]; then \
-	    COG_WEIGHTS=; if [ -e "$(ADAPTER)/adapter_config.json" ]; then COG_WEIGHTS="$(ADAPTER)"; fi; \
+	    COG_WEIGHTS="$(ADAPTER)"; \
+	    $(if $(filter file,$(origin ADAPTER)),if [ ! -e "$(ADAPTER)/adapter_config.json" ]; then COG_WEIGHTS=; fi;) \
 	    export COG_WEIGHTS; \
 	fi; \
 	exec $(PY) -m alpaca.cogserver $(1)

@@ -12,7 +12,7 @@ from typing import Optional, Union
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
 from alpaca.cogserver.places import Places
-from alpaca.cogserver.stream import Cancellation, in_context, watch_cancellations
+from alpaca.cogserver.stream import Cancellation, coded_once, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
@@ -28,25 +28,28 @@ class Runner(BaseRunner):
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
         from alpaca.cogserver.folders import keep_swept
-        from alpaca.serving.adapters import tuned_here
+        from alpaca.serving.adapters import check_given, tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up
         from alpaca.serving.startup import Startup
 
-        startup = Startup()
-        watch_cancellations()
-        limits = EngineLimits.from_environment(ROOT)
-        adapter = str(weights) if weights else tuned_here(ROOT)
-        base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
-        startup.done("base")
-        self.engine = open_engine(base, adapter, limits=limits)
-        startup.done("adapter and memory")
-        warm_up(self.engine)
-        startup.done("warm-up")
-        startup.ready()
-        keep_swept()
-        self.places = Places()
-        self.places.watch()
+        with coded_once():
+            startup = Startup()
+            watch_cancellations()
+            limits = EngineLimits.from_environment(ROOT)
+            adapter = str(weights) if weights else tuned_here(ROOT)
+            if adapter is not None:
+                check_given(adapter, limits.roots)
+            base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
+            startup.done("base")
+            self.engine = open_engine(base, adapter, limits=limits)
+            startup.done("adapter and memory")
+            warm_up(self.engine)
+            startup.done("warm-up")
+            startup.ready()
+            keep_swept()
+            self.places = Places()
+            self.places.watch()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
@@ -62,7 +65,7 @@ class Runner(BaseRunner):
         ),
         max_tokens: int = Input(default=512, ge=1, le=131072, description="The most tokens an answer may have."),
         min_tokens: int = Input(
-            default=0, ge=0, le=131072, description="The fewest tokens before the model may end its answer."
+            default=0, ge=-1, le=131072, description="The answer may not end before this many tokens; -1 or 0: off."
         ),
         temperature: float = Input(
             default=0.7, ge=0, le=5, description="0 always takes the likeliest token (greedy); higher is more varied."
@@ -70,7 +73,9 @@ class Runner(BaseRunner):
         top_p: float = Input(
             default=0.95, ge=0, le=1, description="Draw from the likeliest tokens that together have this probability."
         ),
-        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from this many likeliest tokens; 0: all."),
+        top_k: int = Input(
+            default=0, ge=-1, le=100000, description="Draw from this many likeliest tokens; -1 or 0: from all."
+        ),
         min_p: float = Input(
             default=0.0, ge=0, le=1, description="Draw from tokens this fraction as likely as the likeliest; 0: all."
         ),
@@ -121,7 +126,7 @@ class Runner(BaseRunner):
             default=None, ge=1, le=131072, deprecated=True, description="The older name of max_tokens."
         ),
         min_new_tokens: Optional[int] = Input(
-            default=None, ge=0, le=131072, deprecated=True, description="The older name of min_tokens."
+            default=None, ge=-1, le=131072, deprecated=True, description="The older name of min_tokens."
         ),
     ) -> ConcatenateIterator[str]:
         def answer(cancellation: Cancellation) -> Generator[str, None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import re
 import shutil
 import subprocess
@@ -612,6 +613,34 @@ def test_a_variable_that_does_not_exist_is_refused_with_those_that_do() -> None:
 def test_predict_without_a_prompt_says_what_to_type() -> None:
     done = subprocess.run(["make", "-n", "predict"], cwd=ROOT, capture_output=True, text=True)
     assert 'make predict PROMPT="…"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("", ""), ("ADAPTER=", ""), ("ADAPTER=lora-nope", "lora-nope"), ("COG_WEIGHTS=lora-mine", "lora-mine")],
+)
+def test_an_adapter_that_was_named_is_asked_for_whether_or_not_it_is_there(
+    given: str, asked: str, tmp_path: Path
+) -> None:
+    """Only the default may be missing: a name that leads nowhere is an error, never the base without a word."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf %s "$COG_WEIGHTS"\n')
+    python.chmod(0o755)
+    stamp = tmp_path / ".venv" / ".runtime-pins"
+    stamp.touch()
+    (tmp_path / "requirements-cpu.txt").touch()
+    os.utime(stamp)
+    (tmp_path / "weights" / "base").mkdir(parents=True)
+    (tmp_path / "weights" / "base" / "config.json").touch()
+    left = ("COG_WEIGHTS", "ADAPTER", "MAKEFLAGS", "MAKELEVEL")
+    env = {name: value for name, value in os.environ.items() if name not in left}
+    name, _, value = given.partition("=")
+    env |= {name: value} if name == "COG_WEIGHTS" else {}
+    command = ["make", "-s", "serve", *([given] if name == "ADAPTER" else [])]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == asked
 
 
 def test_ci_stops_at_the_first_failure() -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
+ASIDE = ".saving-adapter"  # in an adapter's folder: a new one that is about to take its place
 PREFIX = "base_model.model."
 MAX_HEADER_BYTES = 1 << 20, 1 << 10  # of adapter_model.safetensors: for its metadata, and for each expected tensor
 
@@ -111,6 +112,8 @@ def verify_files(folder: Path, base: Path | BaseShape, *, name: str | None = Non
     base = base if isinstance(base, BaseShape) else BaseShape(base)
     checked = stamp(*parts(folder))
     check_there(folder, name)
+    if (folder / ASIDE).is_dir() and not (folder / CARD).is_file():  # the card goes first and comes last
+        raise AdapterChanged(f"{name or folder} is being replaced, or was when a training was killed; ask for it again")
     spec = parse_config(read_json_file(folder / CONFIG))
     card = read_card(folder)
     if card is not None and card.base_fingerprint != base.fingerprint:

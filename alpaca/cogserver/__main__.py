@@ -19,7 +19,7 @@ from typing import Any
 
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
-from alpaca.cogserver.server import LOCAL, Server, check_port, server_command, server_environment
+from alpaca.cogserver.server import LOCAL, Server, check_port, server_command, server_environment, unwrapped
 from alpaca.errors import exit_on_error
 from alpaca.progress import say_aside
 
@@ -51,7 +51,7 @@ def predict(given: list[str], *, verbose: bool) -> int:
                 completed = data
         print(flush=True)
     if completed.get("status") != "succeeded":
-        say_aside(f"error: {completed.get('error') or 'the server ended before the answer did'}")
+        say_aside(f"error: {unwrapped(completed.get('error') or 'the server ended before the answer did')}")
         return 1
     figures = ", ".join(f"{name} {value}" for name, value in completed.get("metrics", {}).items())
     say_aside(figures)

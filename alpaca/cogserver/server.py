@@ -162,6 +162,11 @@ class Server:
         return connection.getresponse()
 
 
+def unwrapped(error: str) -> str:
+    """What a failed prediction says, without what the layers of Cog put in front."""
+    return error.strip().removeprefix("Prediction failed: ").removeprefix("Generator iteration error: ")
+
+
 def _refusal(response: http.client.HTTPResponse) -> str:
     text = response.read().decode(errors="replace")
     with contextlib.suppress(ValueError, KeyError, TypeError):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
+from alpaca.paths import PROJECT
 from alpaca.progress import say_aside
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.request import BASE_ALONE
@@ -82,24 +84,24 @@ def main() -> None:
 
 
 def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    from alpaca.serving.limits import EngineLimits
+    from alpaca.serving.adapters import check_given, is_url
+    from alpaca.serving.limits import EngineLimits, default_roots
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.together import answers
 
-    asked = [{**inputs, "adapter": _absolute(inputs["adapter"])} for inputs in asked]
+    limits = EngineLimits(roots=default_roots(PROJECT))
     requests = [request_from_inputs(**inputs) for inputs in asked]
+    for number, request in enumerate(requests):
+        name = str(request.adapter)
+        if name != BASE_ALONE and not is_url(name):
+            check_given(name, limits.roots)
+            requests[number] = replace(request, adapter=Path(name))  # whoever types the command may name any folder
     base = load_base(options.base_model, options.precision, say=say_aside)
-    # Whoever types the command may name any folder; the engine wants to be told which.
-    roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
-    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=say_aside)
+    engine = open_engine(base, limits=limits, say=say_aside)
     try:
-        return answers(engine, requests)
+        return [answer.text for answer in answers(engine, requests)]
     finally:
         engine.close()
-
-
-def _absolute(name: str) -> str:
-    return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
 
 
 if __name__ == "__main__":

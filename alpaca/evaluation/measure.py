@@ -215,7 +215,6 @@ def _answers(
         concurrency=SLOTS[subject.device.type],
         context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
         columns=-(-rank // PAGE) * PAGE,
-        roots=(subject.adapter.resolve().parent,),
     )
     model = load_model(subject.base, subject.precision.precision, subject.device)
     engine = open_engine(LoadedBase(subject.base, model, subject.tokenizer), limits=limits, say=lambda line: None)

@@ -18,8 +18,7 @@ from alpaca.data.reader import read_examples
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
 from alpaca.files import written_aside
 from alpaca.progress import Say
-from alpaca.prompts.chat import ChatTemplate
-from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.example import Example
 from alpaca.prompts.template import Template
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
@@ -64,6 +63,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     from alpaca.serving.limits import EngineLimits
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.stream import FinishReason
+    from alpaca.serving.together import answers
 
     prompts = prompts_to_ask(plan)
     say(f"replay      the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each")
@@ -74,16 +74,14 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     rows: list[Example] = []
     cut_off = empty = 0
     try:
-        streams = [engine.submit(_request(prompt, plan.template)) for prompt in prompts]
-        for prompt, stream in zip(prompts, streams, strict=True):
-            chunks = list(stream)
-            text = "".join(chunk.text for chunk in chunks).strip()
-            if chunks[-1].finish == FinishReason.LENGTH:
+        found = answers(engine, [_request(prompt, plan.template) for prompt in prompts])
+        for prompt, answer in zip(prompts, found, strict=True):
+            if answer.finish == FinishReason.LENGTH:
                 cut_off += 1
-            elif not text:
+            elif not answer.text:
                 empty += 1
             else:
-                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=text),)))
+                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=answer.text),)))
     finally:
         engine.close()
         del engine, base
@@ -106,16 +104,10 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
 
 
 def _request(prompt: Example, template: Template) -> GenerationRequest:
-    """Greedy, in the words that training uses: the chat template by its name, another as the text it makes."""
+    """Greedy, in the words that training uses."""
     from alpaca.serving.request import GenerationRequest
 
-    if isinstance(template, ChatTemplate):
-        return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="chat")
-    text = template.segments(prompt)[0].text
-    return GenerationRequest(
-        Example((Turn(text),)), max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="{prompt}",
-        stop_sequences=template.stop_strings,
-    )  # fmt: skip
+    return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template=template)
 
 
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:

@@ -54,6 +54,15 @@ def test_each_prompt_is_answered_by_each(
     assert "adapter: none" in shown.err and "rank 4" in shown.err
 
 
+def test_a_wrong_name_is_told_before_anything_is_loaded(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "--adapters", "base", "lora-nope", "--prompt", "hay", "--base_model", tiny_base) == 2
+    said = capsys.readouterr().err
+    assert "E4001 AdapterNotFound: no adapter 'lora-nope'. There " in said and "base:" not in said
+
+
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\ufeff早安\n\nhay?\n", encoding="utf-8")
     assert compare.read_prompts(tmp_path / "p.txt") == [("早安", ""), ("hay?", "")]
