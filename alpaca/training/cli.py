@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadSetting
-from alpaca.training.config import FinetuneConfig
+from alpaca.training.config import FinetuneConfig, listed, number
 
 # The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
 ENVIRONMENT = {"MICRO_BATCH_SIZE": "micro_batch_size", "DATA_PATH": "data_path"}
@@ -34,10 +34,13 @@ def parser() -> argparse.ArgumentParser:
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" or field.name == "resume_from_checkpoint" else {}
         if isinstance(default, list):
             bare = {"nargs": "+"}
-        note = f" (default: {shown})" if shown != "" else ""
-        made.add_argument(
-            f"--{field.name}", metavar="VALUE", help=(field.metadata["help"] + note).replace("%", "%%"), **bare  # type: ignore[arg-type]
-        )  # fmt: skip
+        notes = [f"default: {shown}"] if shown != "" else []
+        if within := field.metadata.get("within"):
+            notes.append(f"{number(within[0])} to {number(within[1])}")
+        if choices := field.metadata.get("choices"):
+            notes.append(listed(choices))
+        help = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+        made.add_argument(f"--{field.name}", metavar="VALUE", help=help.replace("%", "%%"), **bare)  # type: ignore[arg-type]
     return made
 
 

@@ -17,16 +17,16 @@ from alpaca.device import peak_memory
 from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
-from alpaca.progress import Say, is_main_process
+from alpaca.progress import Say, is_main_process, processes
 from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
-from alpaca.training.plan import PROCESSES, Plan, say_replay_and_steps, with_own_answers
+from alpaca.training.plan import Plan, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
-from alpaca.words import clock
+from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
@@ -54,8 +54,8 @@ def train(plan: Plan, say: Say) -> Finetuned:
     )
     write_adapter(plan, trainer, outcome, say)
     if before is not None and after is not None:
-        say(f"loss        {before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows")
-    say(f"done        {output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak")
+        say(tagged("loss", f"{before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows"))
+    say(tagged("done", f"{output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak"))
     return Finetuned(output, before, after, trainer.state.global_step, outcome.seconds)
 
 
@@ -149,7 +149,7 @@ def training_arguments(plan: Plan) -> TrainingArguments:
         run_name=config.wandb_run_name or None,
         seed=config.seed,
         use_cpu=plan.device.type == "cpu",
-        ddp_backend="gloo" if PROCESSES > 1 and plan.device.type == "cpu" else None,
+        ddp_backend="gloo" if processes() > 1 and plan.device.type == "cpu" else None,
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=[],

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING
 
 from alpaca.data.reader import read_examples
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
+from alpaca.files import written_aside
 from alpaca.progress import Say
 from alpaca.prompts.chat import ChatTemplate
 from alpaca.prompts.example import Example, Turn
 from alpaca.prompts.template import Template
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
-from alpaca.words import clock
+from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
     from alpaca.serving.request import GenerationRequest
@@ -55,7 +55,7 @@ def kept_answers(checkpoint: Path, say: Say) -> Answers:
         rows = []
     if rows_hash(rows) != noted.get("sha256"):
         raise BadCheckpoint(f"{path} was changed since {checkpoint.name} was trained with it. Put it back as it was")
-    say(f"replay      {len(rows)} answers of the base from {path}")
+    say(tagged("replay", f"{len(rows)} answers of the base from {path}"))
     return rows, Answered(**noted)
 
 
@@ -66,7 +66,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     from alpaca.serving.stream import FinishReason
 
     prompts = prompts_to_ask(plan)
-    say(f"replay      the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each")
+    say(tagged("replay", f"the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each"))
     started = time.monotonic()
     longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
     base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
@@ -91,7 +91,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     left_out = f"left out: {cut_off} cut off, {empty} empty"
     if not rows:
         raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
-    say(f"replay      {len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}")
+    say(tagged("replay", f"{len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}"))
     return rows, len(prompts), cut_off, empty
 
 
@@ -121,10 +121,9 @@ def _request(prompt: Example, template: Template) -> GenerationRequest:
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:
     """Write the rows as --data_path takes them, and read them back: every run sees what the file holds."""
     path = Path(folder) / FILE
-    aside = path.with_name(f".saving-{path.name}")
     lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return read_examples(str(path)).examples
 
 

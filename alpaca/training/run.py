@@ -14,6 +14,7 @@ from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
 from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
+from alpaca.words import tagged
 
 if TYPE_CHECKING:
     from alpaca.training.result import Finetuned
@@ -54,6 +55,6 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
         if not isinstance(error, AlpacaError):
             traceback.print_exception(error, file=sys.stderr)
         reason = str(error) if isinstance(error, AlpacaError) else f"{type(error).__name__}: {error}"
-        say(f"warning     there is no report: {reason}")
+        say(tagged("warning", f"there is no report: {reason}"))
         again = f"python -m alpaca.evaluation --adapter {finetuned.adapter}"
-        say(f"warning     the adapter is complete; for a report: {again}")
+        say(tagged("warning", f"the adapter is complete; for a report: {again}"))

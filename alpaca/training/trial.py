@@ -16,6 +16,7 @@ from alpaca.progress import Say
 from alpaca.training.memory import explain_memory
 from alpaca.training.preflight import largest_pack
 from alpaca.training.trainer import PackedTrainer
+from alpaca.words import tagged
 
 
 def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> None:
@@ -29,7 +30,7 @@ def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> None
     model = trainer.packed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     training = model.training
-    say(f"trial       the largest micro-batch first: {tokens} tokens, the longest example {longest}")
+    say(tagged("trial", f"the largest micro-batch first: {tokens} tokens, the longest example {longest}"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens):
         moments = [torch.ones_like(weight) for weight in weights for _ in range(2)]
         try:
@@ -40,4 +41,4 @@ def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> None
             for weight in weights:
                 weight.grad = None
             del moments
-    say(f"trial       {time.monotonic() - started:.1f} s, {peak_memory(device) / 1e9:.1f} GB at the peak")
+    say(tagged("trial", f"{time.monotonic() - started:.1f} s, {peak_memory(device) / 1e9:.1f} GB at the peak"))
