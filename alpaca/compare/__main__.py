@@ -23,6 +23,7 @@ from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
+from alpaca.paths import as_written
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.request import BASE_ALONE
 
@@ -37,7 +38,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
                         help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
-    parser.add_argument("--prompts", type=Path, metavar="FILE",
+    parser.add_argument("--prompts", type=as_written, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
@@ -102,7 +103,7 @@ def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> l
 
 
 def _absolute(name: str) -> str:
-    return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
+    return name if "://" in name or name == BASE_ALONE else str(as_written(name).resolve())
 
 
 def _say(line: str) -> None:

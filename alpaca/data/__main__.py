@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+from alpaca.paths import this_python
 
 if TYPE_CHECKING:
     from alpaca.data.check import Check
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--fix" in targets:
         report["fix"] = _fix(scan, targets["--fix"])
         fit = bool(report["fix"]["rows"] and check.lengths.fitting)
-        print(f"  it is fit to train: python finetune.py --data_path {targets['--fix']}" if fit else "  nothing fits")
+        train = f"{this_python()} finetune.py --data_path {targets['--fix']}"
+        print(f"  it is fit to train: {train}" if fit else "  nothing fits")
     if "--json" in targets:
         from alpaca.files import written_aside
 

@@ -11,6 +11,7 @@ from alpaca.data.hub import HUB_ID, read_hub
 from alpaca.data.report import Dataset, Fault, ReadReport
 from alpaca.data.rows import parse_row
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
+from alpaca.paths import as_written
 from alpaca.prompts.example import Example
 
 __all__ = ["Dataset", "Fault", "ReadReport", "read_examples"]
@@ -44,7 +45,7 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
 
 def open_rows(source: str) -> Rows:
     """The numbered rows of a file or hub data set. Raises DataNotFound, UnsupportedFile or UnreadableFile."""
-    path = Path(source).expanduser()
+    path = as_written(source)
     if path.is_dir():
         files = _data_files(path)
         raise UnsupportedFile(

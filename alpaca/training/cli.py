@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadSetting
+from alpaca.paths import as_written
 from alpaca.training.config import FinetuneConfig, listed, number
 
+ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 # The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
 ENVIRONMENT = {"MICRO_BATCH_SIZE": "micro_batch_size", "DATA_PATH": "data_path"}
 
@@ -46,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
 
 def unknown_option(text: str) -> BadSetting:
     """The error for what is no option, with the nearest one."""
+    if not text.startswith("-") and (Path(text).suffix in ROW_FILES or as_written(text).is_file()):
+        return BadSetting(f"'{text}' is no option; did you mean --data_path {text}?")
     near = difflib.get_close_matches(text, [f"--{field.name}" for field in dataclasses.fields(FinetuneConfig)], n=1)
     hint = f"did you mean {near[0]}?" if near else "--help lists the options"
     return BadSetting(
@@ -61,7 +65,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> FinetuneConfig:
     given = vars(known)
     values: dict[str, Any] = {}
     if path := given.pop("config", None):
-        values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(Path(path)).items()}
+        values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(as_written(path)).items()}
     for variable, name in ENVIRONMENT.items():
         if os.environ.get(variable):
             values[name] = (os.environ[variable], f"the variable {variable}")

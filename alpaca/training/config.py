@@ -11,24 +11,35 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadSetting
+from alpaca.paths import as_written
 
 REPORTERS = ("none", "tensorboard", "wandb")
 
 
 def _option(
-    default: Any, help: str, *, within: tuple[float, float] | None = None, choices: tuple[str, ...] = ()
+    default: Any,
+    help: str,
+    *,
+    within: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    path: bool = False,
 ) -> Any:
-    """A setting with what `--help` says of it, and what it may be: a number `within` both ends, one of `choices`."""
-    return field(default=default, metadata={"help": help, "within": within, "choices": choices})
+    """A setting with what `--help` says of it, and what it may be: a number `within` both ends, one of `choices`, or
+    what may be a `path`, in which ~ means the home."""
+    return field(default=default, metadata={"help": help, "within": within, "choices": choices, "path": path})
 
 
 @dataclass(kw_only=True)
 class FinetuneConfig:
     """The settings, checked when it is made. Raises BadSetting naming field, value and limit."""
 
-    base_model: str = _option("", "folder, name under weights/, or hub id of the base; empty: the only one in weights/")
-    data_path: str = _option("data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set")
-    output_dir: str = _option("lora-alpaca", "where the adapter folder goes")
+    base_model: str = _option(
+        "", "folder, name under weights/, or hub id of the base; empty: the only one in weights/", path=True
+    )
+    data_path: str = _option(
+        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set", path=True
+    )
+    output_dir: str = _option("lora-alpaca", "where the adapter folder goes", path=True)
 
     num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed", within=(0.001, 10_000))
     batch_size: int = _option(16, "examples in an optimizer step, over all processes", within=(1, 65_536))
@@ -50,11 +61,15 @@ class FinetuneConfig:
     )
     train_on_inputs: bool = _option(False, "train on the prompt's tokens too, not on responses only")
     prompt_template_name: str = _option(
-        "auto", "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)"
+        "auto",
+        "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)",
+        path=True,
     )
     skip_bad_rows: bool = _option(False, "count rows that can't be used and go on, instead of refusing the file")
 
-    replay_path: str = _option("data/general.jsonl", "general rows that are mixed in, so that less is forgotten")
+    replay_path: str = _option(
+        "data/general.jsonl", "general rows that are mixed in, so that less is forgotten", path=True
+    )
     replay_ratio: float | None = _option(
         None,
         "share of them among the rows of an epoch; none: 0.1 where the base has a chat template, else 0",
@@ -82,7 +97,9 @@ class FinetuneConfig:
     early_stopping_patience: int | None = _option(
         None, "stop after so many evaluations without a better loss", within=(1, 10**6)
     )
-    resume_from_checkpoint: str = _option("", "a checkpoint folder, or auto: the last one in output_dir, if any")
+    resume_from_checkpoint: str = _option(
+        "", "a checkpoint folder, or auto: the last one in output_dir, if any", path=True
+    )
     report_to: str = _option("none", "where losses are sent as well", choices=REPORTERS)
     report_budget: float = _option(
         0.05,
@@ -115,6 +132,8 @@ class FinetuneConfig:
     def _check_values(self) -> None:
         for setting in dataclasses.fields(self):
             value, within, choices = getattr(self, setting.name), *map(setting.metadata.get, ("within", "choices"))
+            if setting.metadata.get("path") and value.startswith("~"):
+                setattr(self, setting.name, str(as_written(value)))
             if within and value is not None and not within[0] <= value <= within[1]:  # also refuses nan
                 self._refuse(setting.name, f"from {number(within[0])} to {number(within[1])}")
             if choices and value not in choices:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import AlpacaError
+from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
@@ -56,5 +57,5 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
             traceback.print_exception(error, file=sys.stderr)
         reason = str(error) if isinstance(error, AlpacaError) else f"{type(error).__name__}: {error}"
         say(tagged("warning", f"there is no report: {reason}"))
-        again = f"python -m alpaca.evaluation --adapter {finetuned.adapter}"
+        again = f"{this_python()} -m alpaca.evaluation --adapter {finetuned.adapter}"
         say(tagged("warning", f"the adapter is complete; for a report: {again}"))
