@@ -228,7 +228,7 @@ class TrainingKilled(TrainingError):
 
 
 class TrainingBusy(TrainingError):
-    """Another training runs in this server."""
+    """Another training runs in this server, or into the same folder."""
 
     code = "E5008"
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.folder import WEIGHTS
-from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import BadCheckpoint
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin
@@ -109,22 +108,3 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + "…"
-
-
-def set_aside(output_dir: Path) -> Path | None:
-    """Move an earlier run's folder out of the way, so that nothing of it is lost or mixed; return its new name."""
-    if not (output_dir / CONFIG).exists() and not checkpoints_in(output_dir):
-        return None
-    number = 1
-    while (moved := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
-        number += 1
-    os.replace(output_dir, moved)
-    return moved
-
-
-def clear_leftovers(output_dir: Path) -> None:
-    """Remove what a killed process had half written."""
-    for path in output_dir.glob(f"{HIDDEN}*"):
-        if path.is_file():
-            path.unlink()
-        shutil.rmtree(path, ignore_errors=True)

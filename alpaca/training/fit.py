@@ -18,8 +18,9 @@ from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
 from alpaca.progress import Say, is_main_process, processes
-from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
+from alpaca.training.checkpoints import find_checkpoint
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.output_folder import begin_run, complete_promotion, latest_run, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
@@ -32,9 +33,12 @@ from alpaca.words import clock, tagged
 def train(plan: Plan, say: Say) -> Finetuned:
     """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
-    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity())
+    if is_main_process():
+        complete_promotion(output)
+    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, latest_run(output), plan.identity())
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
-    _make_room(output, checkpoint, say)
+    work = begin_run(output, checkpoint, say)
+    plan = plan.written_into(work)
     started = time.monotonic()
     if plan.replays_itself:
         if kept is not None:
@@ -53,6 +57,8 @@ def train(plan: Plan, say: Say) -> Finetuned:
         before, after, _best_step(trainer), _history(trainer), time.monotonic() - started, peak_memory(plan.device)
     )
     write_adapter(plan, trainer, outcome, say)
+    if work != output and is_main_process():
+        promote(output, say)
     if before is not None and after is not None:
         say(tagged("loss", f"{before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows"))
     say(tagged("done", f"{output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak"))
@@ -164,16 +170,6 @@ def _reporters(config: FinetuneConfig) -> str:
              "WANDB_LOG_MODEL": config.wandb_log_model}  # fmt: skip
     os.environ.update({name: value for name, value in names.items() if value})
     return config.report_to
-
-
-def _make_room(output: Path, checkpoint: Path | None, say: Say) -> None:
-    if not is_main_process():
-        return
-    goes_on = checkpoint is not None and checkpoint.resolve().parent == output.resolve()
-    if not goes_on and (moved := set_aside(output)):
-        say(f"{output} held an earlier run: it is now {moved}")
-    output.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(output)
 
 
 def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:

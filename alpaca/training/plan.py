@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.adapter.lora_config import LoraSpec
+from alpaca.adapter.lora_config import CONFIG, LoraSpec
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
@@ -34,6 +34,7 @@ from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.lock import refuse_where_busy
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
 from alpaca.words import clock, tagged
@@ -102,6 +103,10 @@ class Plan:
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
         return identity | settings
+
+    def written_into(self, folder: Path) -> Plan:
+        """The same run, written into another folder."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, output_dir=str(folder)))
 
     @property
     def replays_itself(self) -> bool:
@@ -197,6 +202,13 @@ def _check_surroundings(config: FinetuneConfig) -> None:
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
+    readme = output / "README.md"
+    if readme.is_file() and not (output / CONFIG).exists() and not readme.read_bytes().startswith(b"---\nbase_model:"):
+        raise BadSetting(
+            f"output_dir is {config.output_dir!r}, which holds a README.md that is no adapter's and would be replaced: "
+            "give the adapter a folder of its own"
+        )
+    refuse_where_busy(output)
 
 
 def _say_plan(plan: Plan, say: Say) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
+from alpaca.training.lock import alone_in
 from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
 from alpaca.words import tagged
 
@@ -30,10 +32,12 @@ def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None
         return None
     from alpaca.training.fit import train
 
-    with explain_disk(Path(config.output_dir)):
-        finetuned = train(plan, say)
-    if config.report_budget and is_main_process():
-        report(plan, finetuned, say)
+    output = Path(config.output_dir)
+    with alone_in(output) if is_main_process() else nullcontext():
+        with explain_disk(output):
+            finetuned = train(plan, say)
+        if config.report_budget and is_main_process():
+            report(plan, finetuned, say)
     return finetuned
 
 
