@@ -22,7 +22,7 @@ from alpaca.training.checkpoints import find_checkpoint
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.output_folder import begin_run, complete_promotion, latest_run, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
-from alpaca.training.plan import Plan, say_replay_and_steps, with_own_answers
+from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
 from alpaca.training.trainer import PackedTrainer
@@ -45,10 +45,14 @@ def train(plan: Plan, say: Say) -> Finetuned:
             write_answers(kept[0], plan.config.output_dir)
         plan = with_own_answers(plan, *(kept or answer_replay(plan, say)))
         say_replay_and_steps(plan, say)
+    expected = forecast_of(plan, estimate(plan))  # before the seed is set: it draws numbers to multiply
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
-    try_largest(trainer, plan.steps, say)
+    tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
     before = _loss_of_the_base(trainer, say)
+    if tried is not None and checkpoint is None:
+        evaluated = time.monotonic() - begun if before is not None else None
+        say(tagged("estimate", expected.after_trial(tried, evaluated).line()))
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -34,15 +34,15 @@ from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.lock import refuse_where_busy
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
+from alpaca.training.served import serving_notes, unserved
 from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-REPORT_SECONDS = 60.0  # what a report gets at least, however short the training is
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,17 @@ class Plan:
 
     @property
     def eval_steps(self) -> int:
-        """Steps between evaluations: an eighth of the run, at most 200, so that a crash costs little."""
-        return self.config.eval_steps or max(1, min(200, len(self.steps) // 8))
+        """Steps between evaluations, and between checkpoints."""
+        return self.config.eval_steps or evaluation_steps(len(self.steps), self.tokens, self.validation_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Those of all steps."""
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def validation_tokens(self) -> int:
+        return sum(len(example) for example in self.validation.examples)
 
     @property
     def warmup_steps(self) -> int:
@@ -121,6 +130,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
     _check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    if config.replay_self and (reason := unserved(base)):
+        raise BadSetting(f"replay_self needs the base's own answers, but {reason}. Leave --replay_self out")
     device = pick_device()
     precision = choose_precision(base, config.quantization, device, training=True)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
@@ -214,8 +225,7 @@ def _check_surroundings(config: FinetuneConfig) -> None:
 def _say_plan(plan: Plan, say: Say) -> None:
     say_replay_and_steps(plan, say)
     packs = sum(len(rank) for step in plan.steps for rank in step.packs)
-    tokens = sum(step.tokens for step in plan.steps)
-    fill = tokens / max(1, packs * plan.budget[0])
+    fill = plan.tokens / max(1, packs * plan.budget[0])
     budget, reason = plan.budget
     say(tagged("packing", f"micro-batches of up to {budget} tokens ({reason}), {fill:.0%} full, no padding"))
     say(tagged("rate", f"{plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0"))
@@ -224,12 +234,15 @@ def _say_plan(plan: Plan, say: Say) -> None:
     say(tagged("adapter", f"{count:,} parameters to train: rank {plan.spec.r} on {names}"))
     room = disk.check_room(Path(plan.config.output_dir), count, resumes=bool(plan.config.resume_from_checkpoint))
     say(tagged("disk", room))
+    for note in serving_notes(plan.base, plan.spec):
+        say(tagged("warning", note))
     expected, free = estimate(plan), free_memory(plan.device)
     say(tagged("estimate", expected.line()))
+    say(tagged("estimate", forecast_of(plan, expected).line()))
     if expected.memory > free + memory_now(plan.device):
         say(tagged("warning", f"only {free / 1e9:.1f} GB are free. {LESS}"))
     if plan.config.report_budget:
-        most = max(REPORT_SECONDS, plan.config.report_budget * expected.seconds)
+        most = report_seconds(plan.config.report_budget, expected.seconds)
         say(tagged("report", f"up to {clock(most)} after the training; --report_budget 0 leaves it out"))
 
 
@@ -255,12 +268,28 @@ def _replay_lines(plan: Plan) -> list[str]:
 
 def estimate(plan: Plan) -> preflight.Estimate:
     """The expected memory and time of the run."""
-    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
-    largest = max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
     return preflight.estimate(
-        plan.base, plan.spec, plan.steps, largest=largest, precision=plan.precision.precision,
+        plan.base, plan.spec, plan.steps, largest=_largest(plan), precision=plan.precision.precision,
         device=plan.device, checkpointing=plan.config.gradient_checkpointing,
     )  # fmt: skip
+
+
+def forecast_of(plan: Plan, expected: preflight.Estimate) -> Forecast:
+    """The expected time of the run with all that belongs to it."""
+    evaluations = -(-len(plan.steps) // plan.eval_steps)
+    return Forecast(
+        tokens=plan.tokens, trial_tokens=_largest(plan), validation_tokens=plan.validation_tokens,
+        evaluations=evaluations, checkpoints=evaluations,
+        checkpoint_bytes=preflight.trainable_parameters(plan.base, plan.spec) * disk.BYTES_PER_PARAMETER,
+        report=report_seconds(plan.config.report_budget, expected.seconds),
+        token_seconds=expected.seconds / max(1, plan.tokens),
+    )  # fmt: skip
+
+
+def _largest(plan: Plan) -> int:
+    """Tokens of the largest micro-batch."""
+    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
+    return max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
 
 
 def show_examples(plan: Plan, say: Say, count: int = 3) -> None:

@@ -15,8 +15,9 @@ from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
+from alpaca.training.forecast import report_seconds
 from alpaca.training.lock import alone_in
-from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
+from alpaca.training.plan import Plan, make_plan, show_examples
 from alpaca.words import tagged
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
 
         write_report(
             finetuned.adapter, plan.base, precision=plan.precision.precision,
-            budget_seconds=max(REPORT_SECONDS, plan.config.report_budget * finetuned.seconds),
+            budget_seconds=report_seconds(plan.config.report_budget, finetuned.seconds),
             data_path=plan.config.data_path, say=say,
         )  # fmt: skip
     except Exception as error:
