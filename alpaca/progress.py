@@ -29,7 +29,12 @@ def say_aside(message: str) -> None:
 
 def is_main_process() -> bool:
     """Whether this process prints and writes (rank 0 under torchrun)."""
-    return os.environ.get("RANK", "0") == "0"
+    return (os.environ.get("RANK") or "0") == "0"
+
+
+def processes() -> int:
+    """How many processes train together (torchrun sets WORLD_SIZE; an empty one is none)."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 def say_on_main(message: str) -> None:

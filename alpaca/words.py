@@ -25,6 +25,11 @@ def size_text(n_bytes: float) -> str:
     return f"{size:.1f} GB"
 
 
+def tagged(tag: str, text: str) -> str:
+    """A line of a run's log: what it is about in a column of its own, then the text."""
+    return f"{tag:<12}{text}"
+
+
 def clock(seconds: float) -> str:
     """Seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)

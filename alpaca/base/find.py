@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from alpaca.base.check import HUB_FILES, check_base
 from alpaca.base.headers import weight_files
 from alpaca.errors import BaseNotFound, SeveralBases
+from alpaca.paths import as_written
 
 WEIGHTS = Path("weights")
 
@@ -28,13 +30,16 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
         from alpaca.base.by_url import fetch_base
 
         return fetch_base(wanted)
-    for folder in (Path(wanted), weights_dir / wanted):
+    for folder in (as_written(wanted), weights_dir / wanted):
         if os.path.isdir(folder):  # unlike Path's, it takes a name of any length
             check_base(folder)
             return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
         return _fetch_from_hub(wanted, weights_dir)
-    raise BaseNotFound(f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
+    meant = _meant(wanted, weights_dir)
+    raise BaseNotFound(
+        f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/.{meant} {_what_there_is(weights_dir)}"
+    )
 
 
 def bases_in(weights_dir: Path) -> list[Path]:
@@ -42,6 +47,14 @@ def bases_in(weights_dir: Path) -> list[Path]:
     if not weights_dir.is_dir():
         return []
     return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+
+
+def _meant(wanted: str, weights_dir: Path) -> str:
+    """The base in `weights_dir` whose name is near what was asked for, or begins with it."""
+    names = {folder.name.lower(): folder for folder in bases_in(weights_dir)}
+    asked = wanted[:200].rstrip("/").rpartition("/")[2].lower()
+    near = [name for name in names if asked and name.startswith(asked)] or difflib.get_close_matches(asked, names, n=1)
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 def _only_base(weights_dir: Path) -> Path:
@@ -68,14 +81,30 @@ def _what_there_is(weights_dir: Path) -> str:
 
 def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
     from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub client raises many kinds: offline, gated, no such repository
+    except LocalEntryNotFoundError as error:
+        why = "the hub, which can't be reached from here (no network, or HF_HUB_OFFLINE is set)"
+        raise _not_fetched(hub_id, why, weights_dir) from error
+    except Exception as error:  # the hub client raises many kinds: gated, no such repository
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseNotFound(
-            f"'{hub_id}' is no local folder and could not be fetched from the hub: {reason}. "
-            f"{_what_there_is(weights_dir)}"
-        ) from error
+        raise _not_fetched(hub_id, f"the hub: {reason.rstrip('.')}", weights_dir) from error
     check_base(folder)
     return folder
+
+
+def _not_fetched(hub_id: str, why: str, weights_dir: Path) -> BaseNotFound:
+    return BaseNotFound(
+        f"'{hub_id}' is no local folder and could not be fetched from {why}."
+        f"{_renamed(hub_id)}{_meant(hub_id, weights_dir)} {_what_there_is(weights_dir)}"
+    )
+
+
+def _renamed(hub_id: str) -> str:
+    """What to ask for instead of an id that alpaca-lora's tutorials name and the hub has no more."""
+    gone = re.fullmatch(r"decapoda-research/(llama-\d+b)-hf", hub_id)
+    if gone is None:
+        return ""
+    return f" The hub has this id no longer; the same weights are there as huggyllama/{gone[1]}."

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from alpaca.base.precision import PRECISIONS
@@ -23,7 +22,7 @@ from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
-from alpaca.paths import PROJECT
+from alpaca.paths import PROJECT, as_written
 from alpaca.progress import say_aside
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.request import BASE_ALONE
@@ -36,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
                         help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
-    parser.add_argument("--prompts", type=Path, metavar="FILE",
+    parser.add_argument("--prompts", type=as_written, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
@@ -95,7 +94,9 @@ def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> l
         name = str(request.adapter)
         if name != BASE_ALONE and not is_url(name):
             check_given(name, limits.roots)
-            requests[number] = replace(request, adapter=Path(name))  # whoever types the command may name any folder
+            requests[number] = replace(
+                request, adapter=as_written(name)
+            )  # whoever types the command may name any folder
     base = load_base(options.base_model, options.precision, say=say_aside)
     engine = open_engine(base, limits=limits, say=say_aside)
     try:

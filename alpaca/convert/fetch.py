@@ -17,6 +17,7 @@ from pathlib import Path
 
 from alpaca.errors import FetchFailed, exit_on_error
 from alpaca.files import claimed, free_space, hash_file
+from alpaca.paths import this_python
 from alpaca.progress import progress, say
 from alpaca.words import size_text
 
@@ -62,7 +63,7 @@ def fetch(output_dir: Path, pinned: PinnedFile = DEFAULT_BASE) -> Path:
             )
         os.replace(extracted, target)
         shutil.rmtree(folder)
-    say(f"fetched {target}; next: python -m alpaca.convert --input_dir {target}")
+    say(f"fetched {target}; next: {this_python()} -m alpaca.convert --input_dir {target}")
     return target
 
 

@@ -8,8 +8,9 @@ from alpaca.convert.gguf_model import GgufOrigin
 from alpaca.convert.meta import MetaOrigin
 from alpaca.convert.origin import Origin
 from alpaca.errors import ConversionError
+from alpaca.paths import this_python
 
-_FETCH = "or fetch the default base with python -m alpaca.convert.fetch"
+_FETCH = f"or fetch the default base with {this_python()} -m alpaca.convert.fetch"
 
 
 def find_origin(

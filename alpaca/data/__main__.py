@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+from alpaca.paths import this_python
 from alpaca.progress import say_aside
 from alpaca.words import plural
 
@@ -160,7 +161,7 @@ def _fix(scan: Scan, mended: Mended, yardstick: Yardstick | None, target: Path) 
         return False
     beyond = len(mended.examples) - will
     lost = f"; the other {beyond} do not fit in cutoff_len {report.cutoff_len}" if report and beyond else ""
-    print(f"  {plural(will, 'row')} will train{lost}: python finetune.py --data_path {target}")
+    print(f"  {plural(will, 'row')} will train{lost}: {this_python()} finetune.py --data_path {target}")
     return True
 
 

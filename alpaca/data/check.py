@@ -14,6 +14,7 @@ from alpaca.data.report import by_kind
 from alpaca.data.scan import Scan
 from alpaca.data.shapes import SHAPES
 from alpaca.data.suspicions import SIGNS
+from alpaca.paths import this_python
 from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Check:
             return "Raise --cutoff_len, here and when training."
         if any(finding.mended for finding in self.findings):
             return "Some of it can be mended by itself: add --fix OUT.jsonl."
-        return f"Train: python finetune.py --data_path {self.scan.source}"
+        return f"Train: {this_python()} finetune.py --data_path {self.scan.source}"
 
     def sections(self) -> list[Section]:
         """Title and lines of each part of the report, in order."""

@@ -15,6 +15,7 @@ from alpaca.data.report import Dataset, Fault, ReadReport
 from alpaca.data.rows import parse_row
 from alpaca.data.shapes import FIELDS
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
+from alpaca.paths import as_written
 from alpaca.prompts.example import Example
 
 __all__ = ["Dataset", "Fault", "ReadReport", "read_examples"]
@@ -70,7 +71,7 @@ def open_rows(source: str, columns: Mapping[str, str] | None = None) -> Rows:
 
 
 def _rows(source: str, wanted: Set[str]) -> Rows:
-    path = Path(source).expanduser()
+    path = as_written(source)
     if path.is_dir():
         files = _data_files(path)
         raise UnsupportedFile(

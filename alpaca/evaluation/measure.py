@@ -36,6 +36,7 @@ from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, open_engine
 from alpaca.serving.lora import PAGE
+from alpaca.words import tagged
 
 CUTOFF = 1024  # tokens, where no card says what the run had
 SLOTS = {"cpu": 16, "cuda": 64}  # answers made at the same time
@@ -102,7 +103,7 @@ def _losses(
     """The fields of Measured that are losses."""
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
     own = _own_answers(subject, asked)
-    say(f"report      loading {subject.base.name} and the saved adapter ({subject.precision.precision})")
+    say(tagged("report", f"loading {subject.base.name} and the saved adapter ({subject.precision.precision})"))
     model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
     plan = _plan(model, ours, theirs, own, budget)
     scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales

@@ -23,6 +23,7 @@ from alpaca.evaluation.sets import PROBES, Domain, find_domain, find_general, fi
 from alpaca.evaluation.verdict import Verdict, judge
 from alpaca.progress import Say
 from alpaca.prompts.encode import encode_examples
+from alpaca.words import tagged
 
 FOLDER, INDEX, NUMBERS = "report", "index.html", "report.json"
 FIGURES = ("loss", "rate", "speed", "memory", "scale", "probes", "lengths")
@@ -74,9 +75,9 @@ def write_report(
     found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn)
     put_in_place(_write_files(adapter, found), adapter / FOLDER)
     for sentence in verdict.sentences:
-        say(f"report      {sentence}")
+        say(tagged("report", sentence))
     page = adapter / FOLDER / INDEX
-    say(f"report      {page} ({budget.spent():.0f} s)")
+    say(tagged("report", f"{page} ({budget.spent():.0f} s)"))
     return Report(page, verdict, budget.spent())
 
 

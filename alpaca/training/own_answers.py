@@ -22,7 +22,7 @@ from alpaca.prompts.example import Example
 from alpaca.prompts.template import Template
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
-from alpaca.words import clock
+from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
     from alpaca.serving.request import GenerationRequest
@@ -54,7 +54,7 @@ def kept_answers(checkpoint: Path, say: Say) -> Answers:
         rows = []
     if rows_hash(rows) != noted.get("sha256"):
         raise BadCheckpoint(f"{path} was changed since {checkpoint.name} was trained with it. Put it back as it was")
-    say(f"replay      {len(rows)} answers of the base from {path}")
+    say(tagged("replay", f"{len(rows)} answers of the base from {path}"))
     return rows, Answered(**noted)
 
 
@@ -66,7 +66,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     from alpaca.serving.together import answers
 
     prompts = prompts_to_ask(plan)
-    say(f"replay      the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each")
+    say(tagged("replay", f"the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each"))
     started = time.monotonic()
     longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
     base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
@@ -89,7 +89,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     left_out = f"left out: {cut_off} cut off, {empty} empty"
     if not rows:
         raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
-    say(f"replay      {len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}")
+    say(tagged("replay", f"{len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}"))
     return rows, len(prompts), cut_off, empty
 
 

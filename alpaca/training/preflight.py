@@ -19,7 +19,6 @@ from alpaca.errors import BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
-from alpaca.words import clock
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -84,14 +83,14 @@ def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: in
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peak memory in bytes and time in seconds that a run is expected to take, and the arithmetic in words."""
+    """Peak memory in bytes of a run, seconds that its steps are expected to take, and their arithmetic in words."""
 
     memory: float
     seconds: float
     note: str
 
     def line(self) -> str:
-        return f"about {self.memory / 1e9:.1f} GB at the peak and {clock(self.seconds)} ({self.note})"
+        return f"about {self.memory / 1e9:.1f} GB at the peak; the steps are {self.note}"
 
 
 def estimate(
@@ -118,7 +117,7 @@ def estimate(
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
-    note = f"{flop / 1e12:.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
+    note = f"{flop / 1e12:,.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
     return Estimate(memory, flop / (rate * BUSY), note)
 
 

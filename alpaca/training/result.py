@@ -23,6 +23,7 @@ from alpaca.errors import VerificationFailed
 from alpaca.progress import Say
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
+from alpaca.words import tagged
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
 
@@ -70,7 +71,7 @@ def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say
     (aside / "README.md").write_text(model_card(plan, card), encoding="utf-8")
     history = json.dumps({"losses": card.losses, "history": outcome.history}, indent=1)
     (aside / "report" / "training.json").write_text(history + "\n", encoding="utf-8")
-    say(f"verified    {verify(plan, trainer, aside, state)}")
+    say(tagged("verified", f"{verify(plan, trainer, aside, state)}"))
     put_in_place(aside, output)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,22 @@ def test_a_hub_id_that_cannot_be_fetched(copy: Path) -> None:
     with pytest.raises(BaseNotFound, match="'nobody/nothing' is no local folder and could not be fetched") as refused:
         resolve_base("nobody/nothing", copy.parent)
     assert "\n" not in str(refused.value)
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(copy: Path) -> None:
+    smol = copy.rename(copy.with_name("smollm2-135m-instruct"))
+    for asked in ("smollm2", "SmolLM2", "smolm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        with pytest.raises(BaseNotFound, match=rf"\. Did you mean {re.escape(str(smol))}\? There is: "):
+            resolve_base(asked, copy.parent)
+    with pytest.raises(BaseNotFound) as refused:
+        resolve_base("mistral", copy.parent)
+    assert "Did you mean" not in str(refused.value)
+
+
+def test_an_id_of_alpaca_lora_s_times_is_answered_with_what_it_is_called_now(copy: Path) -> None:
+    with pytest.raises(BaseNotFound, match="the same weights are there as huggyllama/llama-7b") as refused:
+        resolve_base("decapoda-research/llama-7b-hf", copy.parent)
+    assert "can't be reached from here (no network, or HF_HUB_OFFLINE is set)" in str(refused.value)
 
 
 def remove(name: str) -> Callable[[Path], object]:
