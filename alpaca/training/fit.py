@@ -32,7 +32,7 @@ from alpaca.words import clock
 def train(plan: Plan, say: Say) -> Finetuned:
     """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
-    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity())
+    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity(), plan.base)
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
     _make_room(output, checkpoint, say)
     started = time.monotonic()
