@@ -113,6 +113,17 @@ def count_weights(folder: Path) -> int:
     return sum(entry.numel for entry in tensor_entries(folder))
 
 
+def embedding_rows(folder: Path, otherwise: int) -> int:
+    """How many tokens the model has embeddings for, by its configuration and its weights; `otherwise` if neither says.
+
+    Raises BadBase.
+    """
+    said = read_config(folder).get("vocab_size")
+    rows = [said] if isinstance(said, int) else []
+    rows += [entry.shape[0] for entry in tensor_entries(folder) if entry.name.endswith(EMBEDDING) and entry.shape]
+    return min(rows, default=otherwise)
+
+
 def fingerprint(folder: Path) -> str:
     """Sixteen hex digits that stand for this base: what its forward pass reads of the configuration, the tokens, tensor
     headers and sampled weight bytes.
