@@ -9,7 +9,7 @@ from alpaca.errors import BadBase
 
 
 def drop_tokens_beyond(tokenizer: Any, rows: int, where: str) -> list[str]:
-    """Take added tokens with an id from `rows` on out of the tokenizer, so that their spelling is plain text; list them.
+    """Take the added tokens with an id from `rows` on out of the tokenizer, and list them: they become plain text.
 
     Raises BadBase where other tokens lie there: then tokenizer and weights are not of one release. `where` is what
     messages call the base.
@@ -28,8 +28,8 @@ def drop_tokens_beyond(tokenizer: Any, rows: int, where: str) -> list[str]:
         smaller = type(backend).from_str(_without(backend.to_str(), added))
     except Exception as error:  # the library raises bare Exception, such as for a merge into a token that is gone
         raise BadBase(
-            f"{where}: {', '.join(sorted(added)[:3])} and {len(added) - 1} more tokens lie beyond the model's {rows:,} "
-            f"embeddings, and the tokenizer doesn't work without them ({error}). Take it from the release of the weights"
+            f"{where}: {len(added)} added tokens lie beyond the model's {rows:,} embeddings ({min(added)!r} for one), "
+            f"and the tokenizer doesn't work without them ({error}). Take it from the release of the weights"
         ) from None
     tokenizer._tokenizer = smaller
     for attribute in list(tokenizer.SPECIAL_TOKENS_ATTRIBUTES):

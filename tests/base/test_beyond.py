@@ -37,12 +37,12 @@ def larger_tokenizer(**named: str) -> Any:
 
 @pytest.fixture(params=["Llama", "Qwen2"])
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return shaped_base(
-        tmp_path / "base", request.param, tokenizer=larger_tokenizer(), vocab_size=len(make_tokenizer())
-    )
+    return shaped_base(tmp_path / "base", request.param, tokenizer=larger_tokenizer(), vocab_size=len(make_tokenizer()))
 
 
-def test_the_spelling_of_a_token_beyond_the_embeddings_is_plain_text(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_spelling_of_a_token_beyond_the_embeddings_is_plain_text(
+    base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = len(make_tokenizer())
     tokenizer, smaller = load_tokenizer(base), make_tokenizer()
     assert "<think>, <|tool|> lie beyond the model's" in capsys.readouterr().out
@@ -117,7 +117,9 @@ def test_an_eos_beyond_the_embeddings_is_refused(tmp_path: Path) -> None:
 def test_a_tokenizer_of_another_release_is_refused(tmp_path: Path) -> None:
     """Its own vocabulary is larger than the model: texts would be cut into tokens that the model never saw."""
     base = shaped_base(tmp_path / "base", "Llama", vocab_size=300)
-    with pytest.raises(BadBase, match=r"tokens for which the model's 300 embeddings have no row, .* not of one release"):
+    with pytest.raises(
+        BadBase, match=r"tokens for which the model's 300 embeddings have no row, .* not of one release"
+    ):
         load_tokenizer(base)
 
 

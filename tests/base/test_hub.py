@@ -1,4 +1,4 @@
-"""A base from the hub, with the hub's own client: what is fetched, what is refused before, and how a gated one opens."""
+"""A base from the hub, with the hub's own client: what is fetched, what is refused, and how a gated one opens."""
 
 from __future__ import annotations
 
