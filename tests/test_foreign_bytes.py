@@ -43,6 +43,9 @@ ODD = [
     '"\\u0000"', "[[[[]]]]", '{"a": {}}', "[1]", "1.5", '"../../x"', "-0.0", "00", "'", "{", "]", "," * 9,
 ]  # fmt: skip
 
+FOUND = {"base: model.safetensors": (1413,), "original: sentencepiece": (1269,)}
+"""Attempts of a longer search that found something."""
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -266,7 +269,7 @@ def test_a_damaged_file_gives_a_value_or_an_error_with_a_code(
     good = target.read_bytes()
     reader.read(tmp_path)  # what is not damaged is read
     refused = 0
-    for number in range(reader.attempts):
+    for number in (*range(reader.attempts), *FOUND.get(name, ())):
         target.write_bytes(damaged(good, random.Random(f"{name}, attempt {number}")))
         try:
             reader.read(tmp_path)

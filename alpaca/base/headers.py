@@ -101,11 +101,17 @@ def read_header(path: Path) -> Iterator[TensorEntry]:
         for name, entry in header.items():
             if name != "__metadata__":
                 start, end = (8 + size + offset for offset in entry["data_offsets"])
+                if not _is_size(entry["data_offsets"]) or not _is_size(entry["shape"]) or start > end:
+                    raise ValueError(f"tensor {name[:80]} has impossible sizes")
                 if end > path.stat().st_size:
                     raise ValueError(f"the file is cut short: tensor {name} ends at byte {end}")
                 yield TensorEntry(name, path, start, end, entry["dtype"], tuple(entry["shape"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise BadBase(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _is_size(numbers: list[Any]) -> bool:
+    return all(isinstance(number, int) and number >= 0 for number in numbers)
 
 
 def count_weights(folder: Path) -> int:

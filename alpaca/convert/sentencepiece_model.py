@@ -33,6 +33,8 @@ class SentencepieceModel:
         self.eos_id: int = self._processor.eos_id()
         if self.bos_id < 0 or self.eos_id < 0:
             raise ConversionError(f"{path} has no begin-of-text or no end-of-text token; LLaMA's have both")
+        if not all(0 <= index < self.size for index in (self._processor.unk_id(), self.bos_id, self.eos_id)):
+            raise ConversionError(f"{path} names special tokens beyond its {self.size} pieces; the file is damaged")
 
     def convert(self, family: Family, *, instruct: bool) -> PreTrainedTokenizerFast:
         """The fast tokenizer. No padding token is made up: these models have none."""
@@ -54,7 +56,11 @@ class SentencepieceModel:
 
     def check(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Raises ConversionError unless `tokenizer` encodes as the original does."""
-        bpe.check_encodings(tokenizer, ((text, self._processor.encode(text)) for text in bpe.SAMPLES))
+        try:
+            expected = [(text, self._processor.encode(text)) for text in bpe.SAMPLES]
+        except (RuntimeError, IndexError) as error:
+            raise ConversionError(f"{self.path} can't encode text; the file is damaged: {error}") from None
+        bpe.check_encodings(tokenizer, expected)
 
     def _read_pieces(self) -> list[bpe.Piece]:
         model = self._processor
