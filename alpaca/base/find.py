@@ -7,8 +7,7 @@ import os
 import re
 from pathlib import Path
 
-from alpaca.base.check import HUB_FILES, check_base
-from alpaca.base.headers import weight_files
+from alpaca.base.check import check_base
 from alpaca.errors import BaseNotFound, SeveralBases
 from alpaca.paths import as_written
 
@@ -35,18 +34,28 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
             check_base(folder)
             return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
-        return _fetch_from_hub(wanted, weights_dir)
+        return _from_hub(wanted, weights_dir)
     meant = _meant(wanted, weights_dir)
     raise BaseNotFound(
         f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/.{meant} {_what_there_is(weights_dir)}"
     )
 
 
+def _from_hub(hub_id: str, weights_dir: Path) -> Path:
+    from alpaca.base.hub import fetch_from_hub
+
+    try:
+        return fetch_from_hub(hub_id)
+    except BaseNotFound as error:
+        meant = f"{_renamed(hub_id)}{_meant(hub_id, weights_dir)}"
+        raise BaseNotFound(f"{error.message}.{meant} {_what_there_is(weights_dir)}") from None
+
+
 def bases_in(weights_dir: Path) -> list[Path]:
     """Folders in `weights_dir` that hold a model's configuration and weights."""
     if not weights_dir.is_dir():
         return []
-    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and any(f.glob("*.safetensors")))
 
 
 def _meant(wanted: str, weights_dir: Path) -> str:
@@ -76,29 +85,6 @@ def _what_there_is(weights_dir: Path) -> str:
     return (
         f"{there} Convert one (python -m alpaca.convert --help), fetch the small default base "
         "(make weights/smollm2-135m-instruct/config.json), or name a folder, hub id or URL with --base_model"
-    )
-
-
-def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
-    except LocalEntryNotFoundError as error:
-        why = "the hub, which can't be reached from here (no network, or HF_HUB_OFFLINE is set)"
-        raise _not_fetched(hub_id, why, weights_dir) from error
-    except Exception as error:  # the hub client raises many kinds: gated, no such repository
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise _not_fetched(hub_id, f"the hub: {reason.rstrip('.')}", weights_dir) from error
-    check_base(folder)
-    return folder
-
-
-def _not_fetched(hub_id: str, why: str, weights_dir: Path) -> BaseNotFound:
-    return BaseNotFound(
-        f"'{hub_id}' is no local folder and could not be fetched from {why}."
-        f"{_renamed(hub_id)}{_meant(hub_id, weights_dir)} {_what_there_is(weights_dir)}"
     )
 
 

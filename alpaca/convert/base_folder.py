@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from alpaca.convert.origin import Origin
@@ -30,7 +31,7 @@ def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_00
         say(note)
     _need_space(origin, output_dir)
     with folder_written_aside(target, ConversionError) as folder:
-        origin.config().save_pretrained(folder)
+        _write_config(origin, folder)
         origin.generation_config().save_pretrained(folder)
         _write_tokenizer(origin, folder)
         files = origin.verify()
@@ -39,7 +40,7 @@ def convert(origin: Origin, output_dir: Path, *, max_shard_bytes: int = 2_000_00
         Source(origin.kind, files, origin.options, made).save(folder)
         for name in origin.spare_copies():  # before the base gets its name: a base that is there is finished
             with folder_written_aside(output_dir / name, ConversionError) as copy:
-                origin.tokenizer().save_pretrained(copy)
+                _save_tokenizer(origin, copy)
     say(f"base: {target}")
     return target
 
@@ -59,6 +60,26 @@ def _need_space(origin: Origin, output_dir: Path) -> None:
         )
 
 
+def _write_config(origin: Origin, folder: Path) -> None:
+    """config.json with the rotary settings in the spelling of transformers 4 too, which overlooks `rope_parameters` and
+    would compute with its default theta."""
+    origin.config().save_pretrained(folder)
+    scaling = dict(json.loads((folder / "config.json").read_text(encoding="utf-8"))["rope_parameters"])
+    theta, plain = scaling.pop("rope_theta"), scaling["rope_type"] == "default"
+    _edit(folder / "config.json", rope_theta=theta, rope_scaling=None if plain else scaling)
+
+
+def _save_tokenizer(origin: Origin, folder: Path) -> None:
+    """The tokenizer under the class name that transformers 4 knows; version 5 takes it as its own."""
+    origin.tokenizer().save_pretrained(folder)
+    _edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+
+
+def _edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def _write_weights(origin: Origin, folder: Path, max_shard_bytes: int) -> None:
     shards = split_plan(origin.plans, max_shard_bytes)
     names = shard_names(len(shards))
@@ -73,7 +94,7 @@ def _write_weights(origin: Origin, folder: Path, max_shard_bytes: int) -> None:
 def _write_tokenizer(origin: Origin, folder: Path) -> None:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    origin.tokenizer().save_pretrained(folder)
+    _save_tokenizer(origin, folder)
     reloaded = AutoTokenizer.from_pretrained(folder)
     if not isinstance(reloaded, PreTrainedTokenizerFast):
         raise ConversionError(f"the tokenizer was reloaded as {type(reloaded).__name__}, not as a fast one")

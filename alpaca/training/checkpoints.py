@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.folder import WEIGHTS
+from alpaca.base.earlier import is_known_as
 from alpaca.errors import BadCheckpoint
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin
@@ -59,7 +60,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> Path | None:
+def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base: Path) -> Path | None:
     """The checkpoint to go on from: None for a fresh start.
 
     `asked` is empty, a folder, or auto/true (the last one in `output_dir`, if there is one). Raises BadCheckpoint for a
@@ -86,6 +87,8 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     run = read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
+    if "base" in differing and is_known_as(base, str(run.get("base"))):  # an earlier version's fingerprint of it
+        differing.remove("base")
     if differing:
         listed = "; ".join(f"{name}: {_short(run.get(name))} then, {_short(now[name])} now" for name in differing)
         raise BadCheckpoint(

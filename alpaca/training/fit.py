@@ -35,7 +35,8 @@ def train(plan: Plan, say: Say) -> Finetuned:
     output = Path(plan.config.output_dir)
     if is_main_process():
         complete_promotion(output)
-    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, latest_run(output), plan.identity())
+    asked, run = plan.config.resume_from_checkpoint, latest_run(output)
+    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base)
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
     work = begin_run(output, checkpoint, say)
     plan = plan.written_into(work)

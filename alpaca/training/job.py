@@ -13,6 +13,7 @@ from typing import Any
 
 from alpaca.adapter.archive import pack
 from alpaca.adapter.card import CARD
+from alpaca.base.earlier import earlier_fingerprints
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
 from alpaca.errors import BadCheckpoint, BadSetting
@@ -31,7 +32,7 @@ def run_job(values: dict[str, Any], work: Path) -> Path:
     see `_kept`.
     """
     if kept := os.environ.get(OUTPUT_DIR, "").strip():
-        return _kept(values, Path(kept), f"lora-{_identity(values)}")
+        return _kept(values, Path(kept), _kept_name(values, Path(kept)))
     finetune(settings(values, work / ADAPTER))
     return pack(work / ADAPTER, work / ARCHIVE)
 
@@ -59,13 +60,20 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
         return pack(folder, root / f"{name}.zip")
 
 
-def _identity(values: dict[str, Any]) -> str:
+def _kept_name(values: dict[str, Any], root: Path) -> str:
+    """The folder of these inputs: one that an earlier version began goes by that version's fingerprint of the base."""
+    base = resolve_base(values["base_model"] or None)
+    today, *earlier = (f"lora-{_identity(values, name)}" for name in (fingerprint(base), *earlier_fingerprints(base)))
+    return next((name for name in earlier if (root / name).is_dir()), today)
+
+
+def _identity(values: dict[str, Any], base_fingerprint: str) -> str:
     """Twelve hex digits for inputs, rows and base: the same job has the same ones in every container."""
     inputs = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     with open(values["data_path"], "rb") as rows:
         digest.update(hashlib.file_digest(rows, "sha256").digest())
-    digest.update(fingerprint(resolve_base(values["base_model"] or None)).encode())
+    digest.update(base_fingerprint.encode())
     return digest.hexdigest()[:12]
 
 

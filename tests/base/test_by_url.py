@@ -638,7 +638,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "pickled weights": (with_member(raw("pytorch_model.bin", size=1), b"x"), r"tiny has no \*.safetensors weights"),
     "no tokenizer": (tar_of({"config.json": b"{}", WEIGHTS: FILES[WEIGHTS]}), "tiny has no tokenizer"),
     "a shard missing": (
-        tar_of({**FILES, f"{WEIGHTS}.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}'}), "lacks 1 of 1"
+        tar_of(
+            {n: c for n, c in FILES.items() if n != WEIGHTS}
+            | {f"{WEIGHTS}.index.json": b'{"weight_map": {"a": "model-2.safetensors"}}'}
+        ),
+        "lacks 1 of 1",
     ),
 }  # fmt: skip
 
