@@ -19,6 +19,12 @@ WORKERS ?= 2
 export ALPACA_PROMPT := $(value PROMPT)
 unexport PROMPT
 
+# A variable that is mistyped would be passed over without a word.
+KNOWN   := VENV GGUF BASE DATA QUESTION ADAPTER PORT WORKERS PROMPT PYTHON BENCH CONTAINER
+GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+UNKNOWN := $(filter-out $(KNOWN) MAKE% -%,$(GIVEN))
+$(if $(UNKNOWN),$(error there is no variable '$(firstword $(UNKNOWN))'; there are: $(KNOWN)))
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
@@ -114,13 +120,15 @@ demo: $(SITE) ## install, fetch and convert a base, fine-tune it, and compare th
 	@echo "To train this one again, delete $(ADAPTER)/ first."
 
 # What is served: the base named by BASE_MODEL or the only one there (the demo's, where there is none), with the
-# adapter named by COG_WEIGHTS, else by ADAPTER where that is trained. ADAPTER= serves the base alone.
+# adapter named by COG_WEIGHTS, else by ADAPTER. ADAPTER= serves the base alone, and so does leaving it out where nothing
+# is trained yet; a name that was given and is not there is an error that names those that are.
 define serving
 	@if [ -z "$$BASE_MODEL" ] && ! ls weights/*/config.json >/dev/null 2>&1; then \
 	    $(MAKE) --no-print-directory $(BASE)/config.json; \
 	fi
 	@if [ -z "$$COG_WEIGHTS" ]; then \
-	    COG_WEIGHTS=; if [ -e "$(ADAPTER)/adapter_config.json" ]; then COG_WEIGHTS="$(ADAPTER)"; fi; \
+	    COG_WEIGHTS="$(ADAPTER)"; \
+	    $(if $(filter file,$(origin ADAPTER)),if [ ! -e "$(ADAPTER)/adapter_config.json" ]; then COG_WEIGHTS=; fi;) \
 	    export COG_WEIGHTS; \
 	fi; \
 	exec $(PY) -m alpaca.cogserver $(1)
@@ -158,8 +166,8 @@ soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, 
 	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
 
 lint: $(SITE_DEV) ## ruff, mypy, and the floors of the house
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	git ls-files -z "*.py" | xargs -0 $(PY) -m ruff check
+	git ls-files -z "*.py" | xargs -0 $(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from alpaca.errors import exit_on_error
+from alpaca.errors import end_as_interrupted, exit_on_error
 
 
 @exit_on_error
 def main() -> None:
+    end_as_interrupted()
     from alpaca.training.cli import read_settings
 
     config = read_settings()

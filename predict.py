@@ -12,7 +12,7 @@ from typing import Optional, Union
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
 from alpaca.cogserver.places import Places
-from alpaca.cogserver.stream import Cancellation, in_context, watch_cancellations
+from alpaca.cogserver.stream import Cancellation, coded_once, in_context, watch_cancellations
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
@@ -28,25 +28,28 @@ class Runner(BaseRunner):
         PRECISION chooses bf16, fp32, int8, nf4 or auto.
         """
         from alpaca.cogserver.folders import keep_swept
-        from alpaca.serving.adapters import tuned_here
+        from alpaca.serving.adapters import check_given, tuned_here
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine, warm_up
         from alpaca.serving.startup import Startup
 
-        startup = Startup()
-        watch_cancellations()
-        limits = EngineLimits.from_environment(ROOT)
-        adapter = str(weights) if weights else tuned_here(ROOT)
-        base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
-        startup.done("base")
-        self.engine = open_engine(base, adapter, limits=limits)
-        startup.done("adapter and memory")
-        warm_up(self.engine)
-        startup.done("warm-up")
-        startup.ready()
-        keep_swept()
-        self.places = Places()
-        self.places.watch()
+        with coded_once():
+            startup = Startup()
+            watch_cancellations()
+            limits = EngineLimits.from_environment(ROOT)
+            adapter = str(weights) if weights else tuned_here(ROOT)
+            if adapter is not None:
+                check_given(adapter, limits.roots)
+            base = load_base(precision=os.environ.get("PRECISION") or "auto", weights_dir=ROOT / "weights")
+            startup.done("base")
+            self.engine = open_engine(base, adapter, limits=limits)
+            startup.done("adapter and memory")
+            warm_up(self.engine)
+            startup.done("warm-up")
+            startup.ready()
+            keep_swept()
+            self.places = Places()
+            self.places.watch()
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
@@ -60,17 +63,19 @@ class Runner(BaseRunner):
             default=None,
             description="A conversation instead of prompt: objects with role and content, the user's last.",
         ),
-        max_tokens: int = Input(default=512, ge=1, le=131072, description="The answer has at most so many tokens."),
+        max_tokens: int = Input(default=512, ge=1, le=131072, description="The most tokens an answer may have."),
         min_tokens: int = Input(
-            default=0, ge=0, le=131072, description="The model may not end its answer before so many tokens."
+            default=0, ge=-1, le=131072, description="The answer may not end before this many tokens; -1 or 0: off."
         ),
         temperature: float = Input(
             default=0.7, ge=0, le=5, description="0 always takes the likeliest token (greedy); higher is more varied."
         ),
         top_p: float = Input(
-            default=0.95, ge=0, le=1, description="Draw from the likeliest tokens with this probability together."
+            default=0.95, ge=0, le=1, description="Draw from the likeliest tokens that together have this probability."
         ),
-        top_k: int = Input(default=0, ge=0, le=100000, description="Draw from so many likeliest tokens; 0: from all."),
+        top_k: int = Input(
+            default=0, ge=-1, le=100000, description="Draw from this many likeliest tokens; -1 or 0: from all."
+        ),
         min_p: float = Input(
             default=0.0, ge=0, le=1, description="Draw from tokens this fraction as likely as the likeliest; 0: all."
         ),
@@ -88,7 +93,7 @@ class Runner(BaseRunner):
             description="The answer ends before the first of these; commas between them, or a JSON list of texts.",
         ),
         seed: Optional[int] = Input(
-            default=None, ge=0, le=4294967295, description="The same seed gives the same answer; without, it varies."
+            default=None, ge=0, le=4294967295, description="The same seed gives the same answer; none: answers vary."
         ),
         n: int = Input(
             default=1,
@@ -112,7 +117,7 @@ class Runner(BaseRunner):
             ge=1,
             le=131072,
             deprecated=True,
-            description="Use max_tokens. Prompt and answer together have at most so many tokens.",
+            description="Use max_tokens. The most tokens that prompt and answer together may have.",
         ),
         replicate_weights: Optional[str] = Input(
             default=None, deprecated=True, description="The older name of adapter."
@@ -121,7 +126,7 @@ class Runner(BaseRunner):
             default=None, ge=1, le=131072, deprecated=True, description="The older name of max_tokens."
         ),
         min_new_tokens: Optional[int] = Input(
-            default=None, ge=0, le=131072, deprecated=True, description="The older name of min_tokens."
+            default=None, ge=-1, le=131072, deprecated=True, description="The older name of min_tokens."
         ),
     ) -> ConcatenateIterator[str]:
         def answer(cancellation: Cancellation) -> Generator[str, None, None]:

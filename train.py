@@ -23,13 +23,13 @@ async def train(
     num_epochs: float = Input(default=3.0, ge=0.001, le=10000, description="Times each row is seen."),
     batch_size: int = Input(default=16, ge=1, le=65536, description="Examples in an optimizer step."),
     micro_batch_size: Optional[int] = Input(
-        default=None, ge=1, le=65536, description="At most so many examples at a time; without, as many as fit."
+        default=None, ge=1, le=65536, description="The most examples at a time; without it, as many as fit."
     ),
     micro_batch_tokens: Optional[int] = Input(
-        default=None, ge=16, le=4194304, description="Tokens at a time; without, chosen for the device."
+        default=None, ge=16, le=4194304, description="Tokens at a time; without it, chosen for the device."
     ),
     learning_rate: Optional[float] = Input(
-        default=None, ge=0.000000001, le=1, description="Peak learning rate; without, chosen from the base's width."
+        default=None, ge=0.000000001, le=1, description="Peak learning rate; without it, chosen from the base's width."
     ),
     warmup_ratio: float = Input(default=0.05, ge=0, le=1, description="Share of the steps that warm up."),
     cutoff_len: int = Input(default=1024, ge=8, le=1048576, description="Tokens an example may have."),
@@ -37,18 +37,21 @@ async def train(
         default=None,
         ge=0,
         le=1000000000,
-        description="Rows held out, a count or a fraction; without, a tenth, at most 500.",
+        description="Rows held out, a count or a fraction; without it, a tenth, at most 500.",
     ),
     train_on_inputs: bool = Input(default=False, description="Train on the prompts too, not on the responses only."),
     train_template: str = Input(
         default="auto", description="A prompt template's name, chat, or auto: chat where the base has a chat template."
+    ),
+    columns: str = Input(
+        default="", description="Where columns have other names: prompt=instruction,completion=output."
     ),
     skip_bad_rows: bool = Input(default=False, description="Leave out rows that can't be used, and count them."),
     replay_ratio: Optional[float] = Input(
         default=None,
         ge=0,
         le=0.9,
-        description="Share of general rows; without, 0.1 where the base has a chat template.",
+        description="Share of general rows; without it, 0.1 where the base has a chat template.",
     ),
     replay_self: bool = Input(default=False, description="Let the base answer the general prompts itself first."),
     lora_r: int = Input(default=16, ge=1, le=1024, description="Rank of the adapter."),
@@ -62,7 +65,7 @@ async def train(
     ),
     gradient_checkpointing: bool = Input(default=False, description="Less memory for a third more time."),
     early_stopping_patience: Optional[int] = Input(
-        default=None, ge=1, le=1000000, description="Stop after so many evaluations without a better validation loss."
+        default=None, ge=1, le=1000000, description="Stop after this many evaluations without a better validation loss."
     ),
     report_budget: float = Input(
         default=0.05, ge=0, le=1, description="Time for the report, as a share of the training's; 0 leaves it out."

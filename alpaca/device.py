@@ -20,7 +20,7 @@ def pick_device() -> torch.device:
     import torch
 
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0))
     return torch.device("cpu")
 
 

@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
+import shlex
+import signal
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import ClassVar, ParamSpec
+
+from alpaca.paths import PROJECT
 
 
 class AlpacaError(Exception):
@@ -223,7 +229,7 @@ class TrainingKilled(TrainingError):
 
 
 class TrainingBusy(TrainingError):
-    """Another training runs in this server."""
+    """Another training runs in this server, or into the same folder."""
 
     code = "E5008"
 
@@ -242,11 +248,14 @@ OF_THE_MACHINE = FULL_DISK | {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
-    """Let a command end on a user's mistake with one line on stderr and status 2 (so too on a full or
-    forbidden disk), on Ctrl-C with status 130."""
+    """Let a command end on a user's mistake with one line on stderr and status 2 (so too on a full or forbidden disk,
+    and in a Python without the project's packages), on Ctrl-C with status 130, on SIGTERM with 143."""
 
     @functools.wraps(main)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal in Latin-1 gets "?" for what it can't show
+                stream.reconfigure(errors="replace")
         try:
             main(*args, **kwargs)
         except AlpacaError as error:
@@ -260,8 +269,41 @@ def exit_on_error(main: Callable[P, None]) -> Callable[P, None]:
                 raise
             print(f"\nerror: {error.strerror}: {error.filename or 'no file named'}", file=sys.stderr)
             sys.exit(2)
+        except ModuleNotFoundError as error:
+            if find_spec("torch") is not None:  # this is the Python that the project was set up with
+                raise
+            print(f"\nerror: {_other_python(error.name)}", file=sys.stderr)
+            sys.exit(2)
+        except Terminated:
+            print("\nended by SIGTERM", file=sys.stderr)
+            sys.exit(128 + signal.SIGTERM)
         except KeyboardInterrupt:
             print("\ninterrupted", file=sys.stderr)
             sys.exit(130)
 
     return command
+
+
+def _other_python(lacking: str | None) -> str:
+    """What to run where this is not the Python that the project's packages were installed for."""
+    ours = PROJECT / ".venv" / "bin" / "python"
+    what = f"this Python ({sys.executable or 'unnamed'}) has no {lacking or 'torch'}"
+    if not ours.exists():
+        return f"{what}. Set the project up first: make"
+    module = sys.modules["__main__"].__spec__
+    called = ["-m", module.name.removesuffix(".__main__")] if module else [sys.argv[0]]
+    again = shlex.join([os.path.relpath(ours), *called, *sys.argv[1:]])
+    return f"{what}; the project's own has. Run: {again}"
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): as with Ctrl-C, what is half written is cleared away first."""
+
+
+def end_as_interrupted() -> None:
+    """Let SIGTERM end this process like Ctrl-C does, and not in the middle of whatever it does."""
+
+    def end(*_: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)

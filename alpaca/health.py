@@ -18,6 +18,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
+
+from alpaca.words import shown
 
 LOCAL = "127.0.0.1"
 ANSWER_SECONDS = 5.0  # for each step of one answer
@@ -48,22 +51,44 @@ class Health:
         return f"{self.status} ({self.reason})" if self.reason else self.status
 
 
-def ask(port: int) -> Health:
-    """The answer of the server on this machine; NO_ANSWER with the reason where there is none that can be used."""
+class NoAnswer(Exception):
+    """There is no server, or none that gives an answer that can be used; its text says why."""
+
+
+def health_check(port: int) -> dict[str, Any]:
+    """What the server on this machine answers; there is a `status` in it. Raises NoAnswer."""
     connection = http.client.HTTPConnection(LOCAL, port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", "/health-check")
         answer = json.loads(connection.getresponse().read(MOST_BYTES))
     except (OSError, http.client.HTTPException, OverflowError) as error:
-        return Health(NO_ANSWER, _line(f"port {port}: {str(error) or type(error).__name__}"))
+        raise NoAnswer(f"port {port}: {str(error) or type(error).__name__}") from None
     except (ValueError, RecursionError):
-        return Health(NO_ANSWER, f"port {port}: the answer is not JSON")
+        raise NoAnswer(f"port {port}: the answer is not JSON") from None
     finally:
         connection.close()
     if not isinstance(answer, dict) or not isinstance(answer.get("status"), str):
-        return Health(NO_ANSWER, f"port {port}: the answer has no status")
-    status = _line(answer["status"])
-    return Health(status, _reason(answer) if status in FOR_EVER else "")
+        raise NoAnswer(f"port {port}: the answer has no status")
+    return answer
+
+
+def reason(answer: dict[str, Any]) -> str:
+    """Why it is not well: what the server's own check says, else what a failed set-up ended with, without the wrapping
+    that every layer of Cog adds."""
+    said = answer.get("user_healthcheck_error")
+    if not said and isinstance(setup := answer.get("setup"), dict) and setup.get("status") == "failed":
+        said = str(setup.get("logs", "")).strip().rpartition("setup failed: ")[2]
+    return str(said or "")
+
+
+def ask(port: int) -> Health:
+    """How the server on this machine is; NO_ANSWER with the reason where there is no answer that can be used."""
+    try:
+        answer = health_check(port)
+    except NoAnswer as error:
+        return Health(NO_ANSWER, shown(str(error), REASON))
+    status = shown(answer["status"], REASON)
+    return Health(status, shown(reason(answer), REASON) if status in FOR_EVER else "")
 
 
 def check(question: str, port: int) -> tuple[bool, Health]:
@@ -78,19 +103,6 @@ def check(question: str, port: int) -> tuple[bool, Health]:
         if QUESTIONS[question](health.status):
             return True, health
     return False, health
-
-
-def _reason(answer: dict[str, object]) -> str:
-    """What the server's own check says, else what a failed set-up ended with."""
-    said = answer.get("user_healthcheck_error")
-    if not said and isinstance(setup := answer.get("setup"), dict) and setup.get("status") == "failed":
-        said = str(setup.get("logs", "")).rpartition("setup failed: ")[2]
-    return _line(str(said or ""))
-
-
-def _line(text: str) -> str:
-    shown = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return shown if len(shown) <= REASON else f"{shown[: REASON - 1]}…"
 
 
 def main() -> None:

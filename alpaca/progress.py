@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 from alpaca.words import size_text
 
 Say = Callable[[str], None]
 Advance = Callable[[int], None]
 LOG_SECONDS = 10.0  # between two lines in a log
+BYTES = "B"
 
 
 def say(message: str) -> None:
@@ -20,79 +22,74 @@ def say(message: str) -> None:
     print(message, flush=True)
 
 
+def say_aside(message: str) -> None:
+    """Print one line to stderr, where stdout is for what was asked for."""
+    print(message, file=sys.stderr, flush=True)
+
+
 def is_main_process() -> bool:
     """Whether this process prints and writes (rank 0 under torchrun)."""
-    return os.environ.get("RANK", "0") == "0"
+    return (os.environ.get("RANK") or "0") == "0"
 
 
-def say_on_main(line: str) -> None:
-    """Print a line once, whatever the number of processes."""
+def processes() -> int:
+    """How many processes train together (torchrun sets WORLD_SIZE; an empty one is none)."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def say_on_main(message: str) -> None:
+    """Print one line once, whatever the number of processes."""
     if is_main_process():
-        print(line, flush=True)
+        say(message)
 
 
 @contextmanager
-def byte_bar(step: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show `step` while it runs; the value is a function to call with the number of bytes just done."""
-    if not sys.stderr.isatty():
-        say(f"{step} ({size_text(total)})")
-        yield lambda done: None
-        return
-    from tqdm import tqdm
+def progress(what: str, total: int, unit: str = BYTES, say: Say = say) -> Iterator[Advance]:
+    """Show how long work comes along; the value is a function to call with how much more of it is done.
 
-    with tqdm(total=total, desc=step, unit="B", unit_scale=True, dynamic_ncols=True) as bar:
-        yield lambda done: (bar.update(done), None)[1]
-
-
-@contextmanager
-def byte_step(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Say that `what` begins, how it goes on, and how long it took; the value is called with the bytes just done.
-
-    `total` is in bytes, 0 where it is not known. A terminal gets a bar, a log a line with rate and time left every
-    LOG_SECONDS.
+    `total` counts `unit`s (in the singular), 0 where it is not known. A terminal gets a bar. A log gets a line when it
+    begins and one every LOG_SECONDS, with rate and time left. How much it was and how long it took comes at the end.
     """
     started = said = time.monotonic()
     done = 0
-    with byte_bar(what, total) if total else nullcontext(lambda more: None) as update:
-        has_bar = total > 0 and sys.stderr.isatty()
+    has_bar = total > 0 and sys.stderr.isatty()
+    if not has_bar:
+        say(f"{what} ({_amount(total, unit)})" if total else what)
+    with _bar(what, total, unit) if has_bar else nullcontext() as bar:
 
-        def count(more: int) -> None:
+        def advance(more: int) -> None:
             nonlocal done, said
-            update(more)
             done += more
             now = time.monotonic()
-            if not has_bar and now - said >= LOG_SECONDS:
+            if bar is not None:
+                bar.update(more)
+            elif done and now - said >= LOG_SECONDS:
                 said = now
-                say(f"{what}: {_so_far(done, total, max(1e-3, now - started))}")
+                say(f"{what}: {_so_far(done, total, unit, max(1e-3, now - started))}")
 
-        yield count
-    say(f"{what}: done, {size_text(done)} in {time.monotonic() - started:.1f} s")
-
-
-def _so_far(done: int, total: int, seconds: float) -> str:
-    rate = max(1.0, done / seconds)
-    if not total:
-        return f"{size_text(done)}, {size_text(round(rate))}/s"
-    left = max(0, total - done) / rate
-    return f"{size_text(done)} of {size_text(total)}, {size_text(round(rate))}/s, {left:,.0f} s left"
+        yield advance
+    say(f"{what}: done, {_amount(done, unit)} in {time.monotonic() - started:.1f} s")
 
 
-@contextmanager
-def progress(say: Say, what: str, total: int, unit: str) -> Iterator[Advance]:
-    """Yield a function that is told how many more of `total` are done."""
+def _bar(what: str, total: int, unit: str) -> Any:
     from tqdm import tqdm
 
-    visible = sys.stderr.isatty()
-    bar = tqdm(total=total, desc=f"report      {what}", unit=unit, disable=not visible, leave=False, dynamic_ncols=True)
-    done, last = 0, time.monotonic()
+    scaled = unit == BYTES
+    return tqdm(total=total, desc=what, unit=unit, unit_scale=scaled, leave=False, dynamic_ncols=True)
 
-    def advance(more: int) -> None:
-        nonlocal done, last
-        done += more
-        bar.update(more)
-        if not visible and done < total and time.monotonic() - last >= LOG_SECONDS:
-            last = time.monotonic()
-            say(f"report      {what}: {done} of {total} {unit}s")
 
-    with bar:
-        yield advance
+def _so_far(done: int, total: int, unit: str, seconds: float) -> str:
+    rate = done / seconds
+    speed = f"{_amount(rate, unit)}/s"
+    if not total:
+        return f"{_amount(done, unit)}, {speed}"
+    number = size_text(done) if unit == BYTES else f"{done:,}"
+    return f"{number} of {_amount(total, unit)}, {speed}, {max(0, total - done) / rate:,.0f} s left"
+
+
+def _amount(count: float, unit: str) -> str:
+    """`count` units in words; of less than ten in a second, tenths are told."""
+    if unit == BYTES:
+        return size_text(count)
+    number = f"{count:,}" if isinstance(count, int) else f"{count:,.{1 if count < 10 else 0}f}"
+    return f"{number} {unit if number == '1' else unit + 's'}"

@@ -7,9 +7,15 @@ from urllib.parse import urlsplit
 
 SHOWN_ROWS, SHOWN_TEXT = 8, 70
 MAX_NAMES = 30  # fields listed in a message
+CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
+# Marks that change the direction of writing, join or hide characters, and end lines in odd ways.
+HIDDEN = [*range(0x80, 0xA0), *range(0x200B, 0x2010), *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, 0xFFF9,
+          0xFFFA, 0xFFFB, *range(0xE0000, 0xE0080)]  # fmt: skip
+KEPT = {0x200C, 0x200D}  # joiners, which Persian, Hindi and emoji need
+VISIBLE = CONTROLS | {code: f"\\u{code:04x}" for code in HIDDEN if code not in KEPT}
 
 
-def size_text(n_bytes: int) -> str:
+def size_text(n_bytes: float) -> str:
     """Bytes in decimal units, as disks and download pages count them: ``269 MB``."""
     size = float(n_bytes)
     for unit in ("B", "kB", "MB"):
@@ -17,6 +23,11 @@ def size_text(n_bytes: int) -> str:
             return f"{size:.0f} {unit}"
         size /= 1000
     return f"{size:.1f} GB"
+
+
+def tagged(tag: str, text: str) -> str:
+    """A line of a run's log: what it is about in a column of its own, then the text."""
+    return f"{tag:<12}{text}"
 
 
 def clock(seconds: float) -> str:
@@ -39,6 +50,13 @@ def plural(count: int, one: str, several: str = "") -> str:
     return f"{count} {one if count == 1 else several or one + 's'}"
 
 
+def duration(seconds: float) -> str:
+    """Seconds spelled out: 2 h 5 min, 5 min 3 s, 3 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def joined(parts: Iterable[str]) -> str:
     """a, b and c."""
     *first, last = list(parts) or [""]
@@ -51,16 +69,26 @@ def row_list(rows: Sequence[int]) -> str:
     return listed + (f" and {len(rows) - SHOWN_ROWS} more" if len(rows) > SHOWN_ROWS else "")
 
 
+def numbered_rows(rows: Sequence[int]) -> str:
+    """row 3; rows 1, 2 and 3."""
+    return f"row{'s' if len(rows) > 1 else ''} {row_list(rows)}"
+
+
 def counted(rows: Sequence[int]) -> str:
     """How many rows, and which."""
     return f"{plural(len(rows), 'row')} ({row_list(rows)})"
 
 
-def shown(text: str) -> str:
-    """A text on one short line that can't steer a terminal or turn the direction of writing around."""
-    line = " ".join(text[: 4 * SHOWN_TEXT].split())
+def visible(text: str) -> str:
+    """A text as it stands, with control characters as pictures and hidden ones by their number."""
+    return text.translate(VISIBLE)
+
+
+def shown(text: str, most: int = SHOWN_TEXT) -> str:
+    """A text on one line of at most so many characters that can't steer a terminal or turn its direction around."""
+    line = " ".join(text[: 4 * most].split())
     line = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in line)
-    return line if len(line) <= SHOWN_TEXT else line[: SHOWN_TEXT - 1] + "…"
+    return line if len(line) <= most else line[: most - 1] + "…"
 
 
 def shown_url(url: str) -> str:
@@ -95,6 +123,6 @@ def type_name(value: object) -> str:
 def names(fields: Iterable[object]) -> str:
     """Field names as one line for people: the first of them, where there are very many."""
     found = list(fields)
-    shown = [str(name)[:40] for name in found[:MAX_NAMES]]
+    first = [str(name)[:40] for name in found[:MAX_NAMES]]
     more = [f"{len(found) - MAX_NAMES:,} more"] if len(found) > MAX_NAMES else []
-    return ", ".join([*(name if name.isprintable() else repr(name) for name in shown), *more]) or "none"
+    return ", ".join([*(name if name.isprintable() else repr(name) for name in first), *more]) or "none"

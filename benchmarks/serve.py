@@ -28,8 +28,9 @@ from alpaca.serving.engine import Engine  # noqa: E402
 from alpaca.serving.inputs import request_from_inputs  # noqa: E402
 from alpaca.serving.limits import EngineLimits  # noqa: E402
 from alpaca.serving.loading import LoadedBase, open_engine  # noqa: E402
-from alpaca.serving.request import BASE_ALONE  # noqa: E402
+from alpaca.serving.request import BASE_ALONE, GenerationRequest  # noqa: E402
 from alpaca.serving.stream import Stream  # noqa: E402
+from alpaca.serving.together import answers  # noqa: E402
 
 PROMPTS = [
     "Tell me something about alpacas.",
@@ -121,17 +122,20 @@ def continuous(bench: Bench, count: int) -> float:
 def engine(bench: Bench, count: int, adapters: Sequence[str]) -> float:
     """`count` requests submitted at once, the adapters taking turns."""
     started = time.perf_counter()
-    streams = [ask(bench, PROMPTS[n % len(PROMPTS)], adapters[n % len(adapters)]) for n in range(count)]
-    said = sum(chunk.usage.output_tokens for stream in streams for chunk in stream if chunk.usage)
+    requests = [request(bench, PROMPTS[n % len(PROMPTS)], adapters[n % len(adapters)]) for n in range(count)]
+    said = sum(answer.usage.output_tokens for answer in answers(bench.engine, requests) if answer.usage)
     return said / (time.perf_counter() - started)
 
 
-def ask(bench: Bench, prompt: str, adapter: str, tokens: int | None = None) -> Stream:
+def request(bench: Bench, prompt: str, adapter: str, tokens: int | None = None) -> GenerationRequest:
     tokens = tokens or bench.tokens
-    request = request_from_inputs(
+    return request_from_inputs(
         prompt=prompt, adapter=adapter, temperature=0.0, max_tokens=tokens, min_tokens=tokens, prompt_template="chat"
     )
-    return bench.engine.submit(request)
+
+
+def ask(bench: Bench, prompt: str, adapter: str, tokens: int) -> Stream:
+    return bench.engine.submit(request(bench, prompt, adapter, tokens))
 
 
 def first_tokens(bench: Bench, rounds: int) -> tuple[float, float]:

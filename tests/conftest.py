@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ CHAT_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+def project_files(*suffixes: str) -> list[Path]:
+    """Every file that is part of the project, or those with one of the suffixes; not what a user keeps beside them."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = listed.stdout.split("\0")[:-1]
+    assert names, "these tests want a checkout made by git"
+    found = [ROOT / name for name in names if not suffixes or Path(name).suffix in suffixes]
+    return sorted(path for path in found if path.is_file())
 
 
 def make_tokenizer(*, chat: bool = True, add_bos: bool = False) -> Any:

@@ -19,8 +19,8 @@ from alpaca.prompts.alpaca import AlpacaTemplate
 from alpaca.training.cli import ENVIRONMENT
 from alpaca.training.cli import parser as finetune_parser
 from alpaca.training.config import FinetuneConfig
+from tests.conftest import ROOT, project_files
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("data", "weights", "unconverted-weights")
 DOCUMENTS = sorted(
     [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
@@ -42,6 +42,9 @@ def table_rows(text: str, first_cell: str) -> dict[str, list[str]]:
             assert match[1] not in found, f"{match[1]} stands in two rows"
             found[match[1]] = cells[1:]
     return found
+
+
+MOST_CHANGED = "## The ones most often changed"
 
 
 def section(text: str, heading: str) -> str:
@@ -81,20 +84,21 @@ def inputs_of(file: str, *names: str) -> dict[str, Any]:
 
 # --- tables -------------------------------------------------------------------------------------------------------
 def test_the_page_of_options_has_every_option_with_its_default() -> None:
-    rows = table_rows(read("docs/options.md"), r"`--(\w+)`")
+    text = read("docs/options.md")
+    rows = table_rows(text.replace(section(text, MOST_CHANGED), ""), r"`--(\w+)`")
     assert {name: cells[0] for name, cells in rows.items()} == option_defaults()
     assert all(cells[2] for cells in rows.values())
 
 
-def test_the_readme_states_the_defaults_of_the_options_it_shows() -> None:
-    rows = table_rows(section(read("README.md"), "## Options"), r"`--(\w+)`")
+def test_the_short_table_of_options_states_the_same_defaults() -> None:
+    rows = table_rows(section(read("docs/options.md"), MOST_CHANGED), r"`--(\w+)`")
     defaults = option_defaults()
     assert len(rows) > 10
     assert {name: cells[0] for name, cells in rows.items()} == {name: defaults[name] for name in rows}
 
 
-def test_the_readme_states_every_input_of_a_prediction_with_its_default() -> None:
-    rows = table_rows(section(read("README.md"), "## Inputs of a prediction"), r"`(\w+)`")
+def test_the_page_of_predictions_has_every_input_with_its_default() -> None:
+    rows = table_rows(section(read("docs/predicting.md"), "## Inputs of a prediction"), r"`(\w+)`")
     inputs = inputs_of("predict.py", "Runner", "run")
     assert {name: cells[0] for name, cells in rows.items()} == {name: shown(value) for name, value in inputs.items()}
 
@@ -163,6 +167,13 @@ def test_every_cog_command_is_one_and_its_inputs_exist(path: Path) -> None:
 
 
 @EACH_DOCUMENT
+def test_cog_run_makes_a_prediction_and_cog_exec_runs_a_command(path: Path) -> None:
+    """The Cogs that know cog.yaml's key `run` take `cog run python …` for a prediction: only the past is told of it."""
+    other = {command for command in commands(path) if re.match(r"cog run [^-]", command)}
+    assert other == ({"cog run python finetune.py", "cog run python …"} if path.name == "migrating.md" else set())
+
+
+@EACH_DOCUMENT
 def test_every_make_command_names_a_target(path: Path) -> None:
     targets = re.findall(r"^([a-z][a-z-]*):.*## ", read("Makefile"), re.MULTILINE)
     variables = re.findall(r"^(?:export )?([A-Z]+) +\??=", read("Makefile"), re.MULTILINE)
@@ -172,14 +183,22 @@ def test_every_make_command_names_a_target(path: Path) -> None:
             assert set(re.findall(r"\b([A-Z]+)=", found[2])) <= {*variables, "PROMPT"}, command
 
 
-def test_the_requests_in_the_readme_hold_inputs_that_exist() -> None:
-    bodies = [json.loads(body)["input"] for body in re.findall(r"-d '(\{.*?\})'", read("README.md"))]
+def test_the_requests_in_the_documents_hold_inputs_that_exist() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    bodies = [json.loads(body)["input"] for body in re.findall(r"-d '(\{.*?\})'", text)]
     known = {*inputs_of("predict.py", "Runner", "run"), *inputs_of("train.py", "train")}
-    assert len(bodies) > 2
+    assert len(bodies) > 4
     assert not [name for body in bodies for name in body if name not in known]
 
 
 # --- the rest -----------------------------------------------------------------------------------------------------
+def test_a_newcomer_reads_the_readme_to_its_end_and_finds_every_page_from_there() -> None:
+    text = read("README.md")
+    assert len(text.splitlines()) < 250
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"\]\(docs/([\w-]+\.md)\)", section(text, "## Where to go next"))) == pages
+
+
 @EACH_DOCUMENT
 def test_links_lead_somewhere(path: Path) -> None:
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
@@ -200,15 +219,16 @@ def test_error_codes_are_those_of_the_code(path: Path) -> None:
         assert getattr(errors, name).code == code
 
 
-def test_the_readme_names_the_templates_there_are() -> None:
-    text = section(read("README.md"), "## Your own data")
-    assert not [file.stem for file in (ROOT / "templates").glob("*.json") if f"`{file.stem}`" not in text]
+def test_the_page_on_data_names_the_templates_there_are() -> None:
+    text = section(read("docs/data.md"), "## Templates")
+    shipped = [file.stem for file in project_files(".json") if file.parent.name == "templates"]
+    assert shipped and not [name for name in shipped if f"`{name}`" not in text]
 
 
-def test_the_template_in_the_readme_works() -> None:
-    found = re.search(r"```json\n(\{\n.*?)```", section(read("README.md"), "## Your own data"), re.DOTALL)
+def test_the_template_in_the_page_on_data_works() -> None:
+    found = re.search(r"```json\n(\{\n.*?)```", section(read("docs/data.md"), "## Templates"), re.DOTALL)
     assert found
-    AlpacaTemplate("readme", json.loads(found[1]))
+    AlpacaTemplate("example", json.loads(found[1]))
 
 
 def test_the_rows_in_the_readme_can_be_read(tmp_path: Path) -> None:
@@ -218,6 +238,25 @@ def test_the_rows_in_the_readme_can_be_read(tmp_path: Path) -> None:
     assert found
     (tmp_path / "rows.jsonl").write_text(found[1], encoding="utf-8")
     assert len(read_examples(str(tmp_path / "rows.jsonl")).examples) == 3
+
+
+def test_the_refusal_in_the_page_on_data_is_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from alpaca.data.reader import read_examples
+
+    rows: list[dict[str, Any]] = [
+        {"instruction": "What is a cria?", "output": "A young alpaca."},
+        {"instruction": " ", "output": "Hay."},
+        {"prompt": "What do alpacas eat?", "response": "Hay."},
+        {"instruction": "Add.", "input": 3, "output": "4"},
+    ]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(errors.BadRows) as refused:
+        read_examples("mine.jsonl")
+    found = re.search(
+        r"```\nerror: (E2002 .*?)\n```", section(read("docs/data.md"), "## What training refuses"), re.DOTALL
+    )
+    assert found and found[1] == str(refused.value)
 
 
 def test_the_way_to_convert_a_pickled_adapter_works(tmp_path: Path) -> None:

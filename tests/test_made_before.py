@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from alpaca.adapter.folder import load_adapter, load_tensors, verify_files
+from alpaca.base.earlier import is_known_as
 from alpaca.base.headers import fingerprint
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.prompts.find import load_template, template_from_card
@@ -30,7 +31,11 @@ def made_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_fingerprint_of_a_base_stays() -> None:
-    assert fingerprint(MADE_BEFORE / "base") == "8183c4f7438411b6"
+    assert fingerprint(MADE_BEFORE / "base") == "26c7663aa76c09af"
+
+
+def test_the_fingerprint_that_earlier_versions_gave_it_is_known() -> None:
+    assert is_known_as(MADE_BEFORE / "base", "8183c4f7438411b6")
 
 
 def test_an_adapter_is_served_with_its_template() -> None:

@@ -19,31 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-NOT_OURS = {
-    ".git",
-    ".hypothesis",
-    ".venv",
-    ".cog",
-    ".container",
-    "weights",
-    "unconverted-weights",
-    "__pycache__",
-    "runs",
-    "wandb",
-    "adapters",
-}
-
-
-def project_files(*suffixes: str) -> list[Path]:
-    """Every file that is part of the project, or those with one of the suffixes."""
-    found = []
-    for folder, inner, files in os.walk(ROOT):
-        inner[:] = [d for d in inner if not (d in NOT_OURS or d.endswith("_cache") or d.startswith("lora-"))]
-        ours = [file for file in files if file not in NOT_OURS]  # in a worktree .git is a file
-        found += [Path(folder, file) for file in ours if not suffixes or Path(file).suffix in suffixes]
-    return sorted(found)
-
+from tests.conftest import ROOT, project_files
 
 # --- cog.yaml -----------------------------------------------------------------------------------------------------
 # Cog refuses unknown keys; what it only warns of (predict, python_packages, pre_install, concurrency) is left out here.
@@ -565,6 +541,32 @@ def test_the_architecture_is_true_of_the_tree() -> None:
     assert not [room for room in sorted(rooms) if f"`alpaca/{room}/`" not in text], "a room is not in the document"
 
 
+def imports_between_rooms() -> Iterator[tuple[str, str]]:
+    for path in (ROOT / "alpaca").rglob("*.py"):
+        room = path.relative_to(ROOT / "alpaca").parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for module in modules:
+                if module.startswith("alpaca.") and (other := module.split(".")[1]) != room:
+                    yield room, other
+
+
+def test_the_drawing_of_the_house_is_true() -> None:
+    """Every room stands in it once, and a room imports only from floors drawn below its own."""
+    drawing = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    rooms = {path.parent.name for path in (ROOT / "alpaca").glob("*/__init__.py")}
+    floors = {}
+    for number, line in enumerate(drawing.splitlines()):
+        for room in re.findall(r"(?:│ | {3})(\w+) {2}", line):
+            if room in rooms:
+                assert room not in floors, f"{room} stands in it twice"
+                floors[room] = number
+    assert floors.keys() == rooms
+    upwards = {(a, b) for a, b in imports_between_rooms() if a in floors and b in floors and floors[a] >= floors[b]}
+    assert not upwards
+
+
 def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z][a-z-]*):.*## ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
@@ -602,9 +604,43 @@ def test_prompts_reach_the_program_unchanged(prompt: str) -> None:
     assert shown.stdout == prompt
 
 
+def test_a_variable_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    done = subprocess.run(["make", "-n", "serve", "ADAPTOR=x"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no variable 'ADAPTOR'; there are:" in done.stderr and " ADAPTER " in done.stderr
+
+
 def test_predict_without_a_prompt_says_what_to_type() -> None:
     done = subprocess.run(["make", "-n", "predict"], cwd=ROOT, capture_output=True, text=True)
     assert 'make predict PROMPT="…"' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [("", ""), ("ADAPTER=", ""), ("ADAPTER=lora-nope", "lora-nope"), ("COG_WEIGHTS=lora-mine", "lora-mine")],
+)
+def test_an_adapter_that_was_named_is_asked_for_whether_or_not_it_is_there(
+    given: str, asked: str, tmp_path: Path
+) -> None:
+    """Only the default may be missing: a name that leads nowhere is an error, never the base without a word."""
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text(encoding="utf-8"), encoding="utf-8")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf %s "$COG_WEIGHTS"\n')
+    python.chmod(0o755)
+    stamp = tmp_path / ".venv" / ".runtime-pins"
+    stamp.touch()
+    (tmp_path / "requirements-cpu.txt").touch()
+    os.utime(stamp)
+    (tmp_path / "weights" / "base").mkdir(parents=True)
+    (tmp_path / "weights" / "base" / "config.json").touch()
+    left = ("COG_WEIGHTS", "ADAPTER", "MAKEFLAGS", "MAKELEVEL")
+    env = {name: value for name, value in os.environ.items() if name not in left}
+    name, _, value = given.partition("=")
+    env |= {name: value} if name == "COG_WEIGHTS" else {}
+    command = ["make", "-s", "serve", *([given] if name == "ADAPTER" else [])]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == asked
 
 
 def test_ci_stops_at_the_first_failure() -> None:

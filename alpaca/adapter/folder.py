@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from alpaca.adapter.card import CARD, Card, read_card
+from alpaca.adapter.head_copy import COPY, HEAD, check_head_copy
 from alpaca.adapter.lora_config import CONFIG, LoraSpec, names_of, parse_config, parse_json, read_json_file
+from alpaca.base.earlier import earlier_fingerprints
+from alpaca.base.headers import TensorEntry, read_config, read_header, tensor_entries
 from alpaca.base.headers import fingerprint as base_fingerprint
-from alpaca.base.headers import read_config, tensor_entries
 from alpaca.errors import AdapterChanged, AdapterNotFound, BadAdapter, WrongBase
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WEIGHTS = "adapter_model.safetensors"
+ASIDE = ".saving-adapter"  # in an adapter's folder: a new one that is about to take its place
 PREFIX = "base_model.model."
 MAX_HEADER_BYTES = 1 << 20, 1 << 10  # of adapter_model.safetensors: for its metadata, and for each expected tensor
 
@@ -81,6 +84,16 @@ class BaseShape:
         return base_fingerprint(self.folder)
 
     @cached_property
+    def earlier_fingerprints(self) -> tuple[str, ...]:
+        """Those by which earlier versions may have called it."""
+        return earlier_fingerprints(self.folder)
+
+    @cached_property
+    def head(self) -> TensorEntry | None:
+        """Where the base's own head lies; None where it is tied to the embeddings."""
+        return next((entry for entry in tensor_entries(self.folder) if entry.name == f"{HEAD}.weight"), None)
+
+    @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name → (out, in) of every two-dimensional weight of the base, but for the embeddings and a tied head."""
         shapes = {
@@ -89,7 +102,7 @@ class BaseShape:
             if len(entry.shape) == 2 and entry.name.endswith(".weight")
         }
         tied = read_config(self.folder).get("tie_word_embeddings")
-        skipped = ("embed_tokens", *(("lm_head",) if tied else ()))
+        skipped = ("embed_tokens", *((HEAD,) if tied else ()))
         return {name: shape for name, shape in shapes.items() if not name.endswith(skipped)}
 
 
@@ -111,29 +124,46 @@ def verify_files(folder: Path, base: Path | BaseShape, *, name: str | None = Non
     base = base if isinstance(base, BaseShape) else BaseShape(base)
     checked = stamp(*parts(folder))
     check_there(folder, name)
+    if (folder / ASIDE).is_dir() and not (folder / CARD).is_file():  # the card goes first and comes last
+        raise AdapterChanged(f"{name or folder} is being replaced, or was when a training was killed; ask for it again")
     spec = parse_config(read_json_file(folder / CONFIG))
     card = read_card(folder)
-    if card is not None and card.base_fingerprint != base.fingerprint:
+    if card is not None and not _knows(base, card.base_fingerprint):
         raise WrongBase(
             f"{name or folder} was trained on {card.base_model} (fingerprint {card.base_fingerprint}); "
             f"this base is {base.folder.name} (fingerprint {base.fingerprint})"
         )
-    targets = set(spec.target_modules)
-    used = {module: targets.intersection(names_of(module)) for module in base.linears}
-    if unmatched := targets.difference(*used.values()):
-        raise BadAdapter(f"target_modules names {min(unmatched)!r}, which {base.folder.name} does not have")
-    modules = tuple(sorted(module for module, names in used.items() if names))
+    adapted = spec.adapted(base.linears)
+    if unmatched := set(spec.target_modules).difference(*map(names_of, adapted)):
+        raise BadAdapter(f"target_modules names {min(unmatched)!r}{_why_not(min(unmatched), base)}")
+    modules = tuple(sorted(adapted))
     names = {name for module in modules for name in names_of(module)}  # patterns for other modules mean nothing
     spec = dataclasses.replace(
         spec,
         rank_pattern={name: rank for name, rank in spec.rank_pattern.items() if name in names},
         alpha_pattern={name: alpha for name, alpha in spec.alpha_pattern.items() if name in names},
     )
-    _verify_tensors(folder / WEIGHTS, spec, {module: base.linears[module] for module in modules})
+    _verify_tensors(folder / WEIGHTS, spec, {module: adapted[module] for module in modules}, base.head)
     return AdapterFiles(folder, spec, card, modules, checked)
 
 
-def _verify_tensors(weights: Path, spec: LoraSpec, modules: dict[str, tuple[int, int]]) -> None:
+def _knows(base: BaseShape, fingerprint: str) -> bool:
+    return fingerprint == base.fingerprint or fingerprint in base.earlier_fingerprints
+
+
+def _why_not(target: str, base: BaseShape) -> str:
+    """Why no linear layer of the base goes by the name `target`."""
+    last = target.rpartition(".")[2]
+    if last == "embed_tokens":
+        return ": LoRA on the embeddings is not served. Train it on the linear layers, the head among them"
+    if last == HEAD and base.linears:
+        return f": the head of {base.folder.name} is tied to its embeddings and can't be adapted alone"
+    return f", which {base.folder.name} does not have"
+
+
+def _verify_tensors(
+    weights: Path, spec: LoraSpec, modules: dict[str, tuple[int, int]], head: TensorEntry | None
+) -> None:
     expected: dict[str, tuple[int, ...]] = {}
     for module, (rows, columns) in modules.items():
         rank = spec.rank(module)
@@ -142,17 +172,26 @@ def _verify_tensors(weights: Path, spec: LoraSpec, modules: dict[str, tuple[int,
         if spec.use_dora:
             expected[f"{PREFIX}{module}.lora_magnitude_vector"] = (rows,)
     found = _read_header(weights, MAX_HEADER_BYTES[0] + MAX_HEADER_BYTES[1] * len(expected))
+    if HEAD in modules and COPY in found and head is not None:
+        expected[COPY] = head.shape
     for name in sorted(expected.keys() - found.keys())[:1]:
         lacking = len(expected.keys() - found.keys())
         raise BadAdapter(f"{WEIGHTS} lacks {lacking} of {len(expected)} tensors, {name} for one")
     for name in sorted(found.keys() - expected.keys())[:1]:
-        raise BadAdapter(f"{WEIGHTS} has a tensor {name[:120]!r} that its configuration does not name")
+        whole = ": it brings embeddings or a head of its own, and only LoRA is served" if _is_whole(name) else ""
+        raise BadAdapter(f"{WEIGHTS} has a tensor {name[:120]!r} that its configuration does not name{whole}")
     for name, wanted in expected.items():
         shape, dtype = found[name]
         if shape != wanted:
             raise BadAdapter(f"{WEIGHTS}: {name} has shape {str(shape)[:80]}, the base needs {wanted}")
         if dtype not in ("F32", "F16", "BF16"):
             raise BadAdapter(f"{WEIGHTS}: {name} is {dtype}; F32, F16 or BF16 is expected")
+    if COPY in expected and head is not None:
+        check_head_copy(next(entry for entry in read_header(weights) if entry.name == COPY), head)
+
+
+def _is_whole(name: str) -> bool:
+    return name.endswith(("embed_tokens.weight", f"{HEAD}.weight"))
 
 
 def _read_header(weights: Path, limit: int) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -188,6 +227,7 @@ def load_tensors(files: AdapterFiles) -> dict[str, torch.Tensor]:
     if files.changed():
         raise AdapterChanged(f"{files.folder.name} was changed after it was checked; ask for it again")
     tensors: dict[str, torch.Tensor] = load(content)
+    tensors.pop(COPY, None)  # it was found to be the base's own
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise BadAdapter(f"{WEIGHTS}: {name} holds values that are not finite")

@@ -19,6 +19,7 @@ from alpaca.errors import BadAdapter
 if TYPE_CHECKING:
     from peft import LoraConfig
 
+Shape = tuple[int, int]  # of a linear layer: (out, in)
 CONFIG = "adapter_config.json"
 MAX_RANK = 1024
 MAX_JSON_BYTES = 1 << 20
@@ -59,6 +60,18 @@ class LoraSpec:
         alpha = _first(self.alpha_pattern, module, self.lora_alpha)
         rank = self.rank(module)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
+
+    def adapted(self, linears: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Those of a base's linear layers, name → (out, in), that the target modules name."""
+        targets = set(self.target_modules)
+        return {module: shape for module, shape in linears.items() if not targets.isdisjoint(names_of(module))}
+
+    def count_weights(self, linears: Mapping[str, Shape]) -> int:
+        """How many numbers are trained: rank · (in + out) of every adapted layer, and DoRA's magnitude per output."""
+        return sum(
+            self.rank(module) * (rows + columns) + (rows if self.use_dora else 0)
+            for module, (rows, columns) in self.adapted(linears).items()
+        )
 
     def peft_config(self, base_name: str = "") -> LoraConfig:
         """A configuration of our own making for PEFT, with nothing of the stranger's file but checked values."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
 
-from alpaca.base.check import HUB_FILES, check_base
-from alpaca.base.headers import weight_files
+from alpaca.base.check import check_base
 from alpaca.errors import BaseNotFound, SeveralBases
+from alpaca.paths import as_written
 
 WEIGHTS = Path("weights")
 
@@ -19,29 +20,50 @@ def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> 
     `base_model` is a folder, the name of a folder in `weights_dir`, or a hub id (``owner/name``), which is fetched
     into the hub cache; or the http(s) URL of an archive, which is fetched once and must have the SHA-256 that the
     variable BASE_SHA256 says. Never hand on a client's URL. Raises BaseNotFound, SeveralBases, BadBase for a folder
-    that holds no usable base, and the errors of alpaca.base.download.
+    that holds no usable base, and the errors of alpaca.base.by_url.
     """
     wanted = base_model or os.environ.get("BASE_MODEL", "")
     if not wanted:
         return _only_base(weights_dir)
     if re.match("https?://", wanted, re.IGNORECASE):
-        from alpaca.base.download import fetch_base
+        from alpaca.base.by_url import fetch_base
 
         return fetch_base(wanted)
-    for folder in (Path(wanted), weights_dir / wanted):
+    for folder in (as_written(wanted), weights_dir / wanted):
         if os.path.isdir(folder):  # unlike Path's, it takes a name of any length
             check_base(folder)
             return folder
     if re.fullmatch(r"[\w.-]+/[\w.-]+", wanted) and not wanted.startswith("."):
-        return _fetch_from_hub(wanted, weights_dir)
-    raise BaseNotFound(f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/. {_what_there_is(weights_dir)}")
+        return _from_hub(wanted, weights_dir)
+    meant = _meant(wanted, weights_dir)
+    raise BaseNotFound(
+        f"no base '{wanted[:200]}': not a folder, not in {weights_dir}/.{meant} {_what_there_is(weights_dir)}"
+    )
+
+
+def _from_hub(hub_id: str, weights_dir: Path) -> Path:
+    from alpaca.base.hub import fetch_from_hub
+
+    try:
+        return fetch_from_hub(hub_id)
+    except BaseNotFound as error:
+        meant = f"{_renamed(hub_id)}{_meant(hub_id, weights_dir)}"
+        raise BaseNotFound(f"{error.message}.{meant} {_what_there_is(weights_dir)}") from None
 
 
 def bases_in(weights_dir: Path) -> list[Path]:
     """Folders in `weights_dir` that hold a model's configuration and weights."""
     if not weights_dir.is_dir():
         return []
-    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and any(f.glob("*.safetensors")))
+
+
+def _meant(wanted: str, weights_dir: Path) -> str:
+    """The base in `weights_dir` whose name is near what was asked for, or begins with it."""
+    names = {folder.name.lower(): folder for folder in bases_in(weights_dir)}
+    asked = wanted[:200].rstrip("/").rpartition("/")[2].lower()
+    near = [name for name in names if asked and name.startswith(asked)] or difflib.get_close_matches(asked, names, n=1)
+    return f" Did you mean {names[near[0]]}?" if near else ""
 
 
 def _only_base(weights_dir: Path) -> Path:
@@ -66,16 +88,9 @@ def _what_there_is(weights_dir: Path) -> str:
     )
 
 
-def _fetch_from_hub(hub_id: str, weights_dir: Path) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES))
-    except Exception as error:  # the hub client raises many kinds: offline, gated, no such repository
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BaseNotFound(
-            f"'{hub_id}' is no local folder and could not be fetched from the hub: {reason}. "
-            f"{_what_there_is(weights_dir)}"
-        ) from error
-    check_base(folder)
-    return folder
+def _renamed(hub_id: str) -> str:
+    """What to ask for instead of an id that alpaca-lora's tutorials name and the hub has no more."""
+    gone = re.fullmatch(r"decapoda-research/(llama-\d+b)-hf", hub_id)
+    if gone is None:
+        return ""
+    return f" The hub has this id no longer; the same weights are there as huggyllama/{gone[1]}."

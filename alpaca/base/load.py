@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca.base.headers import read_config
+from alpaca.base.beyond import drop_tokens_beyond
+from alpaca.base.headers import embedding_rows
 from alpaca.base.precision import require_bitsandbytes
 from alpaca.base.quiet import hush_libraries
 from alpaca.device import pick_device
 from alpaca.errors import BadBase
+from alpaca.progress import say_on_main
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """Load the base's tokenizer. Raises BadBase where it can't be read, has no EOS, or an id beyond the vocabulary."""
+    """Load the base's tokenizer; none of its ids lies beyond the model's embeddings.
+
+    An added token that does is taken out, which is said: its spelling is plain text. Raises BadBase where the tokenizer
+    can't be read, has no EOS, or can't do without such a token.
+    """
     from transformers import AutoTokenizer
 
     hush_libraries()
@@ -27,11 +33,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise BadBase(f"the tokenizer in {folder} can't be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
         raise BadBase(f"the tokenizer in {folder} has no EOS token: answers could never end")
-    vocabulary = read_config(folder).get("vocab_size", len(tokenizer))
-    for name in ("bos", "eos", "pad", "unk"):
+    rows = embedding_rows(folder, len(tokenizer))
+    for name in ("bos", "eos", "unk"):
         token_id = getattr(tokenizer, f"{name}_token_id")
-        if token_id is not None and not 0 <= token_id < vocabulary:
-            raise BadBase(f"{folder}: {name}_token_id {token_id} lies outside the model's {vocabulary} embeddings")
+        if token_id is not None and not 0 <= token_id < rows:
+            raise BadBase(f"{folder}: {name}_token_id {token_id} lies outside the model's {rows} embeddings")
+    if dropped := drop_tokens_beyond(tokenizer, rows, str(folder)):
+        more = f" and {len(dropped) - 3} more" if len(dropped) > 3 else ""
+        say_on_main(
+            f"tokenizer: {', '.join(dropped[:3])}{more} lie beyond the model's {rows} embeddings and stay plain text"
+        )
     return tokenizer
 
 

@@ -19,19 +19,21 @@ from typing import Any
 
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
-from alpaca.cogserver.server import LOCAL, Server, server_command, server_environment
+from alpaca.cogserver.server import LOCAL, Server, check_port, server_command, server_environment, unwrapped
 from alpaca.errors import exit_on_error
+from alpaca.progress import say_aside
 
 MODES = {"serve": PREDICT, "train": TRAIN}
 
 
 def serve(mode: Endpoint, host: str, port: int) -> None:
     """Become Cog's server: this process is replaced, so that signals reach the server itself."""
+    check_port(host, port)
     write_schema(Path())
     environment = server_environment(mode, port, Path())
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")  # for people; a collector of logs gets JSON
-    print(f"Cog's server ({mode.path}) on http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    say_aside(f"Cog's server ({mode.path}) on http://{host}:{port}; Ctrl-C ends it")
     os.execve(sys.executable, server_command(mode, host), environment)
 
 
@@ -39,7 +41,7 @@ def predict(given: list[str], *, verbose: bool) -> int:
     """Start the server, send one prediction, write the answer to stdout; 0 where it succeeded."""
     with Server(log=sys.stderr if verbose else None) as server:
         inputs = parse_inputs(given, server.schema["components"]["schemas"])
-        print("starting the model …", file=sys.stderr, flush=True)
+        say_aside("starting the model …")
         server.wait_ready()
         completed: dict[str, Any] = {}
         for name, data in server.events(inputs):
@@ -49,10 +51,10 @@ def predict(given: list[str], *, verbose: bool) -> int:
                 completed = data
         print(flush=True)
     if completed.get("status") != "succeeded":
-        print(f"error: {completed.get('error') or 'the server ended before the answer did'}", file=sys.stderr)
+        say_aside(f"error: {unwrapped(completed.get('error') or 'the server ended before the answer did')}")
         return 1
     figures = ", ".join(f"{name} {value}" for name, value in completed.get("metrics", {}).items())
-    print(figures, file=sys.stderr)
+    say_aside(figures)
     return 0
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +11,7 @@ from typing import Any
 
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, Schema, declares_streaming, openapi_schema
 from alpaca.errors import ServerFailed
+from alpaca.files import written_aside
 
 ENTRY_POINTS = {PREDICT: "predict.py:Runner", TRAIN: "train.py:train"}
 SCHEMA = Path(".cog") / "openapi_schema.json"
@@ -38,12 +38,8 @@ def write_schema(project: Path) -> Schema:
     schema = read_schema(project)
     path = project / SCHEMA
     path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_aside(path) as aside:
         aside.write_text(json.dumps(schema, ensure_ascii=False), encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
     return schema
 
 

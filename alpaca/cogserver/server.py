@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
 import os
@@ -19,6 +20,7 @@ from typing import IO, Any
 from alpaca.cogserver.entry_points import ENTRY_POINTS, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, declared_concurrency
 from alpaca.errors import ServerFailed
+from alpaca.health import NoAnswer, health_check, reason
 
 LOCAL = "127.0.0.1"
 STOP_SECONDS = 5.0  # what a server may take to end by itself
@@ -45,6 +47,24 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((LOCAL, 0))
         return int(probe.getsockname()[1])
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise ServerFailed where nothing can listen on `host` and `port`, in words that say what to do."""
+    if not 0 < port < 1 << 16:
+        raise ServerFailed(f"port {port} is none: from 1 to 65535")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = f"port {port} is in use: end what listens there, or take another one (--port, make serve PORT=…)"
+        else:
+            reason = f"nothing can listen on {host}, port {port}: {error.strerror or error}"
+        raise ServerFailed(reason) from None
 
 
 class Server:
@@ -80,12 +100,11 @@ class Server:
         self.stop()
 
     def health(self) -> dict[str, Any]:
-        """The health check's answer; status STARTING while the port isn't open yet."""
+        """The health check's answer; status STARTING while there is none yet."""
         try:
-            answer: dict[str, Any] = json.loads(self._request("GET", "/health-check").read())
-        except OSError:
+            return health_check(self.port)
+        except NoAnswer:
             return {"status": "STARTING"}
-        return answer
 
     def wait_ready(self, timeout: float = 3600.0) -> None:
         """Return once predictions are taken. Raises ServerFailed with the reason the set-up gave."""
@@ -95,7 +114,9 @@ class Server:
             if health["status"] == "READY":
                 return
             if health["status"] in ("SETUP_FAILED", "DEFUNCT"):
-                raise ServerFailed(_reason(health.get("setup", {}).get("logs", "")))
+                raise ServerFailed(
+                    reason(health) or f"the server is {health['status']} and gives no reason:\n{self.log_tail()}"
+                )
             if self.process.poll() is not None:
                 raise ServerFailed(f"the server ended with status {self.process.returncode}:\n{self.log_tail()}")
             time.sleep(0.1)
@@ -141,10 +162,9 @@ class Server:
         return connection.getresponse()
 
 
-def _reason(log: str) -> str:
-    """What a failed set-up says, without the wrapping that every layer of Cog adds."""
-    message = log.strip().rsplit("setup failed: ", 1)[-1]
-    return message or "the set-up failed without a word"
+def unwrapped(error: str) -> str:
+    """What a failed prediction says, without what the layers of Cog put in front."""
+    return error.strip().removeprefix("Prediction failed: ").removeprefix("Generator iteration error: ")
 
 
 def _refusal(response: http.client.HTTPResponse) -> str:

@@ -8,6 +8,7 @@ reaches nothing but the future that asyncio.run_coroutine_threadsafe gave Cog. B
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
@@ -15,6 +16,8 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import Any, Protocol
 from weakref import ref
+
+from alpaca.errors import AlpacaError
 
 
 class Closable(Protocol):
@@ -82,13 +85,24 @@ def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> 
     def output() -> Iterator[str]:
         generator = context.run(pieces, cancellation)
         try:
-            while not cancellation.requested:
-                try:
-                    piece = context.run(next, generator)
-                except StopIteration:
-                    break
-                yield piece
+            with coded_once():
+                while not cancellation.requested:
+                    try:
+                        piece = context.run(next, generator)
+                    except StopIteration:
+                        break
+                    yield piece
         finally:
             context.run(generator.close)
 
     return output()  # Cog streams a real generator only, no other iterator
+
+
+@contextlib.contextmanager
+def coded_once() -> Iterator[None]:
+    """Cog shows an error as its type's name and its text, and both of ours hold that name: raise one whose type's name
+    is code and name, and whose text is the rest."""
+    try:
+        yield
+    except AlpacaError as error:
+        raise type(f"{error.code} {type(error).__name__}", (Exception,), {})(error.message) from None

@@ -11,10 +11,9 @@ unless --temperature says otherwise, so that runs can be compared.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import Any
 
 from alpaca.base.precision import PRECISIONS
 from alpaca.compare.comparison import Comparison
@@ -23,11 +22,10 @@ from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
+from alpaca.paths import PROJECT, as_written
+from alpaca.progress import say_aside
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.request import BASE_ALONE
-
-if TYPE_CHECKING:
-    pass
 
 BASE = "base"
 
@@ -37,7 +35,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
                         help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
-    parser.add_argument("--prompts", type=Path, metavar="FILE",
+    parser.add_argument("--prompts", type=as_written, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
@@ -81,32 +79,30 @@ def main() -> None:
         if path is not None:
             with written_aside(path) as aside:
                 aside.write_text(content(), encoding="utf-8")
-            _say(f"written: {path}")
+            say_aside(f"written: {path}")
 
 
 def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    from alpaca.serving.limits import EngineLimits
+    from alpaca.serving.adapters import check_given, is_url
+    from alpaca.serving.limits import EngineLimits, default_roots
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.together import answers
 
-    asked = [{**inputs, "adapter": _absolute(inputs["adapter"])} for inputs in asked]
+    limits = EngineLimits(roots=default_roots(PROJECT))
     requests = [request_from_inputs(**inputs) for inputs in asked]
-    base = load_base(options.base_model, options.precision, say=_say)
-    # Whoever types the command may name any folder; the engine wants to be told which.
-    roots = {Path(inputs["adapter"]).parent for inputs in asked if Path(inputs["adapter"]).is_absolute()}
-    engine = open_engine(base, limits=EngineLimits(roots=tuple(roots)), say=_say)
+    for number, request in enumerate(requests):
+        name = str(request.adapter)
+        if name != BASE_ALONE and not is_url(name):
+            check_given(name, limits.roots)
+            requests[number] = replace(
+                request, adapter=as_written(name)
+            )  # whoever types the command may name any folder
+    base = load_base(options.base_model, options.precision, say=say_aside)
+    engine = open_engine(base, limits=limits, say=say_aside)
     try:
-        return answers(engine, requests)
+        return [answer.text for answer in answers(engine, requests)]
     finally:
         engine.close()
-
-
-def _absolute(name: str) -> str:
-    return name if "://" in name or name == BASE_ALONE else str(Path(name).expanduser().resolve())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import html
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alpaca import pages
+from alpaca.words import visible
+
+TITLE = "Answers side by side"
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 80rem; padding: 0 1rem; color: #222; }
+body { max-width: 80rem; }
 h2 { font-size: 1.05rem; margin: 2.5rem 0 .5rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
-.answers section { border: 1px solid #ccc; border-radius: 6px; padding: .25rem 1rem 1rem; background: #fafafa; }
-.answers h3 { font-size: .9rem; color: #555; margin: .5rem 0; overflow-wrap: anywhere; }
-.answers p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+.answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
+.answers section { border: 1px solid var(--line); border-radius: .4rem; padding: .25rem 1rem 1rem;
+                   background: var(--soft); }
+.answers h3 { font-size: .9rem; color: var(--dim); margin: .5rem 0; overflow-wrap: anywhere; }
+.answers p { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; margin: 0; }
+"""
+BODY = """
+<h1>{{ title }}</h1>
+{% for question, answers in rows %}
+<h2 dir="auto">{{ question }}</h2>
+<div class="answers">
+{% for answer in answers %}
+<section><h3>{{ names[loop.index0] }}</h3><p dir="auto">{{ answer }}</p></section>
+{% endfor %}
+</div>
+{% endfor %}
 """
 
 
@@ -56,20 +71,7 @@ class Comparison:
 
     def as_html(self) -> str:
         """A page of its own, without scripts; the columns stand below each other where the window is narrow."""
-        parts = []
-        for title, answers in self.rows():
-            cells = "".join(
-                f'<section><h3>{html.escape(name)}</h3><p dir="auto">{html.escape(text)}</p></section>'
-                for name, text in zip(self.names, answers, strict=True)
-            )
-            parts.append(f'<h2 dir="auto">{html.escape(title)}</h2>\n<div class="answers">{cells}</div>')
-        body = "\n".join(parts)
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>Answers side by side</title><style>{STYLE}</style></head>\n"
-            f"<body><h1>Answers side by side</h1>\n{body}\n</body></html>\n"
-        )
+        return pages.page(TITLE, STYLE, BODY, names=self.names, rows=self.rows())
 
 
 def _table(title: str, names: Sequence[str], answers: Sequence[str]) -> None:
@@ -77,10 +79,10 @@ def _table(title: str, names: Sequence[str], answers: Sequence[str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", show_lines=True, expand=True)
+    table = Table(title=Text(visible(title), style="bold"), title_justify="left", show_lines=True, expand=True)
     for name in names:
-        table.add_column(Text(name), ratio=1, overflow="fold")
-    table.add_row(*(Text(text) for text in answers))
+        table.add_column(Text(visible(name)), ratio=1, overflow="fold")
+    table.add_row(*(Text(visible(text)) for text in answers))
     console = Console()
     console.print()
     console.print(table)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from alpaca.data.files import read_file, read_text
 from alpaca.errors import DataNotFound, UnsupportedFile
 
 
 def read_prompts(path: Path) -> list[tuple[str, str]]:
     """(prompt, input) of each line that is not blank: plain text, or JSON with instruction and input in a .jsonl."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise DataNotFound(f"there is no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise UnsupportedFile(f"{path} is not UTF-8 (byte {error.start})") from None
+    if not path.is_file():
+        raise DataNotFound(f"there is no file {path}")
     if path.suffix != ".jsonl":
-        return [(line, "") for line in lines if line.strip()]
+        return [(line.rstrip("\r"), "") for line in read_text(path).split("\n") if line.strip()]
     prompts = []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                prompts.append((str(row["instruction"]), str(row.get("input") or "")))
-            except (ValueError, KeyError, TypeError, AttributeError):
-                raise UnsupportedFile(f"{path}, line {number}: no JSON object with an instruction") from None
+    for number, row in read_file(path):
+        asked = row.get("instruction") if isinstance(row, Mapping) else None
+        if not isinstance(row, Mapping) or not isinstance(asked, str):
+            raise UnsupportedFile(f"{path}, line {number}: no JSON object with an instruction")
+        prompts.append((asked, str(row.get("input") or "")))
+    if not prompts:
+        raise UnsupportedFile(f"{path} holds no prompts")
     return prompts

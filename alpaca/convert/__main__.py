@@ -10,6 +10,7 @@ from alpaca.convert.base_folder import convert
 from alpaca.convert.family import FAMILIES
 from alpaca.convert.find import find_origin
 from alpaca.errors import ConversionError, exit_on_error
+from alpaca.paths import as_written
 
 EPILOG = """\
 examples:
@@ -36,19 +37,19 @@ def parser() -> argparse.ArgumentParser:
         description="Convert Meta's LLaMA checkpoints or a GGUF file into a Hugging Face-format base.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    out.add_argument("--input_dir", type=Path, default=Path("unconverted-weights"),
+    out.add_argument("--input_dir", type=as_written, default=Path("unconverted-weights"),
                      help="folder with checkpoints, or a .gguf file (default: unconverted-weights)")  # fmt: skip
     out.add_argument(
         "--model_size", help="folder inside input_dir that holds Meta's checkpoint, such as 7B; not for GGUF"
     )
     out.add_argument(
         "--output_dir",
-        type=Path,
+        type=as_written,
         default=Path("weights"),
         help="bases come out here, each in a folder (default: weights)",
     )
     out.add_argument(
-        "--family", choices=list(FAMILIES), help="Meta: which release this is, if it is not recognised rightly"
+        "--family", choices=list(FAMILIES), help="Meta: which release this is, if it is not recognised correctly"
     )
     out.add_argument(
         "--instruct",

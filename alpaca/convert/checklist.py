@@ -42,7 +42,7 @@ def verify_files(paths: list[Path]) -> tuple[SourceFile, ...]:
             f"the checklist names files that are not there: {', '.join(missing)}; download them again"
         )
     if not any(path.suffix == ".pth" for path in listed):
-        say(f"no checklist.chk beside {paths[0].parent.name}'s weights: their integrity can't be checked, going on")
+        say(f"no checklist.chk beside {paths[0].parent.name}'s weights: their integrity can't be checked")
     records, digests = hash_files(paths, "checking files", "md5")
     wrong = [
         f"{path} (MD5 {digest['md5']}, the checklist says {sums[path]})"

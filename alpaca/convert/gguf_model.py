@@ -12,7 +12,7 @@ from alpaca.convert.family import scaled_rope
 from alpaca.convert.gguf_metadata import Metadata, open_gguf
 from alpaca.convert.gguf_tokenizer import GgufTokenizer
 from alpaca.convert.rotary import interleaved_to_halves
-from alpaca.convert.shards import TensorPlan
+from alpaca.convert.safetensors_writer import TensorPlan
 from alpaca.convert.source import SourceFile, hash_files
 from alpaca.errors import ConversionError
 
@@ -99,11 +99,12 @@ class GgufOrigin:
         )  # fmt: skip
 
     def generation_config(self) -> GenerationConfig:
-        """Special ids of the tokenizer."""
+        """Special ids of the tokenizer; a chat model's answers may end with the turn as well as with the text."""
         from transformers import GenerationConfig
 
         ids = self._tokenizer.ids
-        return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad)
+        ends = list(ids.ends) if len(ids.ends) > 1 else ids.eos
+        return GenerationConfig(bos_token_id=ids.bos, eos_token_id=ends, pad_token_id=ids.pad)
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer inside the file."""
@@ -172,9 +173,11 @@ class GgufOrigin:
     def _special_note(self) -> str:
         ids, tokens = self._tokenizer.ids, self._tokenizer.tokens
         named = {"bos": ids.bos, "eos": ids.eos, "unk": ids.unk, "pad": ids.pad}
-        return "special tokens: " + ", ".join(
+        note = "special tokens: " + ", ".join(
             f"{k} {tokens[v]} ({v})" if v is not None else f"{k} none" for k, v in named.items()
         )
+        others = ", ".join(f"{tokens[i]} ({i})" for i in ids.ends[1:])
+        return f"{note}; answers end at {others} too" if others else note
 
 
 def plain_name(stem: str) -> str:

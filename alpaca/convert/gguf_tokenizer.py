@@ -17,18 +17,21 @@ if TYPE_CHECKING:
 STYLES = {
     "smollm": "smollm", "llama-bpe": "llama-3", "llama3": "llama-3", "llama-v3": "llama-3", "gpt-2": "gpt-2",
 }  # fmt: skip
+# tokenizer.ggml.…_token_id of what ends an answer beside EOS: the end of a turn, and of a message that awaits a tool.
+_ENDS = ("eot", "eom")
 # Tokens that padding may use where the file names none, or names EOS: padding that equals EOS is lost as a label.
 _PADS = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>", "[PAD]")
 
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids of the special tokens; None where the model has none."""
+    """Ids of the special tokens; None where the model has none. `ends`: all that end an answer, EOS first."""
 
     bos: int | None
     eos: int
     unk: int | None
     pad: int | None
+    ends: tuple[int, ...]
 
 
 class GgufTokenizer:
@@ -130,7 +133,8 @@ class GgufTokenizer:
         if pad is None or pad == eos:
             where = {token: index for index, token in enumerate(self.tokens)}
             pad = next((where[token] for token in _PADS if where.get(token, eos) != eos), None)
-        return SpecialIds(bos, eos, unk, pad)
+        others = (self._id(name) for name in _ENDS)
+        return SpecialIds(bos, eos, unk, pad, tuple(dict.fromkeys([eos, *(i for i in others if i is not None)])))
 
     def _id(self, name: str) -> int | None:
         value = self._metadata.get(f"tokenizer.ggml.{name}_token_id", int, None)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.convert.checklist import verify_files
-from alpaca.convert.checkpoint import Checkpoint, find_shards, open_shard
 from alpaca.convert.family import base_name, chosen_family, detect_family, rope_parameters
+from alpaca.convert.meta_shards import Checkpoint, find_shards, open_shard
 from alpaca.convert.params import read_params
 from alpaca.convert.rotary import interleaved_to_halves
+from alpaca.convert.safetensors_writer import TensorPlan, dtype_name
 from alpaca.convert.sentencepiece_model import SentencepieceModel
-from alpaca.convert.shards import TensorPlan, dtype_name
 from alpaca.convert.source import SourceFile
 from alpaca.convert.tiktoken_model import TiktokenModel, is_tiktoken
 from alpaca.errors import ConversionError
@@ -41,7 +41,7 @@ class MetaOrigin:
             else detect_family(self._params, self._model.kind, tied=tied, folder_name=folder.name)
         )
         if instruct and self._family.instruct_suffix is None:
-            raise ConversionError("--instruct: LLaMA 1 has no instruct version; leave the flag away")
+            raise ConversionError("--instruct: LLaMA 1 has no instruct version; omit the flag")
         self._instruct = instruct
         self._rope, scaling = rope_parameters(self._family, self._params)
         self.name = base_name(folder.name, self._family, instruct=instruct)

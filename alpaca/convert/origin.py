@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from alpaca.convert.shards import TensorPlan
+from alpaca.convert.safetensors_writer import TensorPlan
 from alpaca.convert.source import SourceFile
 
 if TYPE_CHECKING:

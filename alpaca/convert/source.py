@@ -10,7 +10,7 @@ from pathlib import Path
 from alpaca import __version__
 from alpaca.errors import ConversionError
 from alpaca.files import hash_file
-from alpaca.progress import byte_bar
+from alpaca.progress import progress
 
 FILE_NAME = "source.json"
 
@@ -74,7 +74,7 @@ def read_source(folder: Path) -> Source | None:
 def hash_files(paths: list[Path], step: str, *extra: str) -> tuple[tuple[SourceFile, ...], list[dict[str, str]]]:
     """Read every file once, with progress. Returns their records, and the digests (SHA-256 and `extra`) per file."""
     digests = []
-    with byte_bar(step, sum(path.stat().st_size for path in paths)) as update:
+    with progress(step, sum(path.stat().st_size for path in paths)) as update:
         for path in paths:
             digests.append(hash_file(path, "sha256", *extra, update=update))
     records = []

@@ -10,10 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
+from alpaca.paths import this_python
+from alpaca.progress import say_aside
+from alpaca.words import plural
 
 if TYPE_CHECKING:
     from alpaca.data.check import Check
+    from alpaca.data.fix import Mended
     from alpaca.data.scan import Scan
     from alpaca.data.yardstick import Yardstick
 
@@ -43,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--cutoff_len", type=int, default=1024, metavar="TOKENS", help="as for finetune.py (default: 1024)"
     )
+    out.add_argument(
+        "--columns", default="", metavar="THEIRS=OURS,…", help="as for finetune.py: columns of other names"
+    )
     out.add_argument("--json", default="", metavar="OUT.json", help="write everything that was found, with all rows")
     out.add_argument("--plot", default="", metavar="OUT.png", help="draw the lengths")
     out.add_argument("--fix", default="", metavar="OUT.jsonl", help="write the rows mended; OUT.jsonl must be new")
@@ -63,14 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     targets = _targets(options)
     from alpaca.data.check import check_rows
+    from alpaca.data.fix import mend
     from alpaca.data.scan import scan_rows
 
-    scan = scan_rows(options.file)
+    scan = scan_rows(options.file, parse_columns(options.columns))
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
-        print(f"looking at {scan.rows_read} rows …", file=sys.stderr)
+        say_aside(f"looking at {scan.rows_read} rows …")
     check = check_rows(scan, yardstick, why_none)
-    _print(check, yardstick, advice=not options.fix)
+    mended = mend(scan) if options.fix else None
+    _print(check, yardstick, mended)
     if "--plot" in targets and check.trainable:
         from alpaca.data.histogram import draw
 
@@ -78,10 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nwrote {targets['--plot']}")
     report = check.as_json()
     fit = not check.unfit()
-    if "--fix" in targets:
-        report["fix"] = _fix(scan, targets["--fix"])
-        fit = bool(report["fix"]["rows"] and check.lengths.fitting)
-        print(f"  it is fit to train: python finetune.py --data_path {targets['--fix']}" if fit else "  nothing fits")
+    if mended is not None:
+        fit = _fix(scan, mended, yardstick, targets["--fix"])
+        report["fix"] = {"file": str(targets["--fix"]), "rows": len(mended.examples), "done": mended.done}
     if "--json" in targets:
         from alpaca.files import written_aside
 
@@ -115,13 +124,15 @@ def _yardstick(options: argparse.Namespace) -> tuple[Yardstick | None, str]:
         return None, f"no tokens: {error.message.partition('. ')[0]}; name a base with --base_model"
 
 
-def _print(check: Check, yardstick: Yardstick | None, *, advice: bool) -> None:
+def _print(check: Check, yardstick: Yardstick | None, mended: Mended | None) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     colour = "red" if check.unfit() else "yellow" if check.warnings else "green"
+    if mended is not None and (loss := mended.loss(check.scan)):
+        console.print(f"{check.scan.source}: {loss}", style="bold red")
     console.print(f"{check.scan.source}: {check.verdict()}", style=f"bold {colour}")
-    if advice:
+    if mended is None:
         console.print(check.advice())
     for title, lines in check.sections():
         console.print(f"\n{title}", style="bold")
@@ -131,20 +142,27 @@ def _print(check: Check, yardstick: Yardstick | None, *, advice: bool) -> None:
         console.print(f"  {yardstick.note}")
 
 
-def _fix(scan: Scan, target: Path) -> dict[str, object]:
-    """Write the mended rows and say what was done; nothing is written where no row is left."""
-    from alpaca.data.fix import mend, write_rows
+def _fix(scan: Scan, mended: Mended, yardstick: Yardstick | None, target: Path) -> bool:
+    """Write the mended rows, say what was done and how many of them will train; whether any will."""
+    from alpaca.data.fix import write_rows
 
-    mended = mend(scan)
     print("\nMended")
     for line in mended.lines():
         print(f"  {line}")
-    if mended.examples:
-        write_rows(mended.examples, target)
-        print(f"  wrote {target}: {len(mended.examples)} of {scan.rows_read} rows; {scan.source} is as it was")
-    else:
+    if not mended.examples:
         print(f"  no row is left, so {target} was not written")
-    return {"file": str(target), "rows": len(mended.examples), "done": mended.done}
+        return False
+    write_rows(mended.examples, target)
+    print(f"  wrote {target}: {len(mended.examples)} of {scan.rows_read} rows; {scan.source} is as it was")
+    report = yardstick.encode(mended.examples).report if yardstick else None
+    will = report.kept if report else len(mended.examples)
+    if not will:
+        print("  nothing fits")
+        return False
+    beyond = len(mended.examples) - will
+    lost = f"; the other {beyond} do not fit in cutoff_len {report.cutoff_len}" if report and beyond else ""
+    print(f"  {plural(will, 'row')} will train{lost}: {this_python()} finetune.py --data_path {target}")
+    return True
 
 
 def _preview(options: argparse.Namespace) -> None:
@@ -162,7 +180,7 @@ def _preview(options: argparse.Namespace) -> None:
     from alpaca.data.scan import scan_rows
     from alpaca.data.yardstick import open_yardstick
 
-    examples = scan_rows(options.file).trainable()
+    examples = scan_rows(options.file, parse_columns(options.columns)).trainable()
     if not examples:
         raise NoRowsLeft(f"{options.file}: no row has anything to train on; run without --preview to see why")
     yardstick = open_yardstick(options.base_model, options.prompt_template_name, options.cutoff_len)

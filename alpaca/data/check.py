@@ -10,19 +10,17 @@ from alpaca.data.finding import Finding
 from alpaca.data.histogram import bars
 from alpaca.data.languages import UNCLEAR, languages_of
 from alpaca.data.lengths import Lengths, in_characters, in_tokens
+from alpaca.data.report import by_kind
 from alpaca.data.scan import Scan
+from alpaca.data.shapes import SHAPES
 from alpaca.data.suspicions import SIGNS
-from alpaca.words import joined, percent, plural, row_list, shown
+from alpaca.paths import this_python
+from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick
 
 SHOWN_FAULTS, SHOWN_REASONS, SHOWN_LANGUAGES = 10, 3, 12
-SHAPES = {
-    "instruction": "{instruction, input, output}",
-    "messages": "{messages}",
-    "conversations": "{conversations}",
-}
 Section = tuple[str, list[str]]
 
 
@@ -63,13 +61,16 @@ class Check:
         """One sentence that a newcomer understands."""
         if reasons := self.unfit():
             return f"NOT FIT to train: {joined(reasons)}."
+        rows = plural(self.trainable, "row")
+        if self.lengths.fitting < self.trainable:
+            rows = f"{self.lengths.fitting} of {rows}"
         if not self.warnings:
-            return f"FIT to train: {plural(self.trainable, 'row')}, and nothing odd was found."
+            return f"FIT to train: {rows}, and nothing odd was found."
         by_count = sorted(self.warnings, key=lambda finding: -len(finding.seen))
         named = [f"{finding.title} ({len(finding.seen)})" for finding in by_count[:SHOWN_REASONS]]
         more = len(by_count) - len(named)
         named += [f"{plural(more, 'other thing')}"] if more else []
-        return f"FIT to train, {plural(self.trainable, 'row')}, but look first at {joined(named)}."
+        return f"FIT to train, {rows}, but look first at {joined(named)}."
 
     def advice(self) -> str:
         """What to do next, in one line."""
@@ -81,7 +82,7 @@ class Check:
             return "Raise --cutoff_len, here and when training."
         if any(finding.mended for finding in self.findings):
             return "Some of it can be mended by itself: add --fix OUT.jsonl."
-        return f"Train: python finetune.py --data_path {self.scan.source}"
+        return f"Train: {this_python()} finetune.py --data_path {self.scan.source}"
 
     def sections(self) -> list[Section]:
         """Title and lines of each part of the report, in order."""
@@ -106,12 +107,10 @@ class Check:
 
     def _fault_lines(self) -> list[str]:
         """Faults of one kind together, because a file with a wrong field has it in every row."""
-        rows: dict[str, list[int]] = {}
-        for fault in self.scan.faults:
-            rows.setdefault(f"{fault.field}: {fault.problem}" if fault.field else fault.problem, []).append(fault.row)
+        rows = by_kind(self.scan.faults)
         lines = [f"faulty: {plural(self.faulty_rows, 'row')}"]
-        for problem, numbers in list(rows.items())[:SHOWN_FAULTS]:
-            lines.append(f"    row{'s' * (len(numbers) > 1)} {row_list(numbers)}: {problem}")
+        for (name, problem), numbers in list(rows.items())[:SHOWN_FAULTS]:
+            lines.append(f"    {numbered_rows(numbers)}: {f'{name}: ' if name else ''}{problem}")
         if len(rows) > SHOWN_FAULTS:
             lines.append(f"    and {plural(len(rows) - SHOWN_FAULTS, 'other fault')}; --json OUT.json lists all")
         if self.trainable:

@@ -11,29 +11,44 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.rows import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
 from alpaca.words import names
 
 Rows = Iterable[tuple[int, object]]
 BOM = b"\xef\xbb\xbf"
+UNREAD = "(not read)"  # in place of a value of a column that nobody asked for
+SPREADSHEET = "save it as CSV UTF-8 and give that"
+ADVICE = dict.fromkeys((".gz", ".zip", ".zst", ".xz", ".bz2", ".tar"), "unpack it first")
+ADVICE |= dict.fromkeys((".xlsx", ".xls", ".ods"), SPREADSHEET)
 
 
-def read_file(path: Path) -> Rows:
-    """The rows of a file, by its ending, or by how it begins where the ending says nothing (an uploaded file)."""
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands where a row should be that could not even be parsed."""
+
+    problem: str
+
+
+class RepeatedField(dict[str, Any]):
+    """A JSON object that names a field twice, so that one of the two values is lost."""
+
+
+def read_file(path: Path, wanted: Set[str] | None = None) -> Rows:
+    """The rows of a file, by its ending, or by how it begins where the ending says nothing (an uploaded file).
+
+    `wanted`: of a table with columns, only these are read, and UNREAD stands for what the others hold; None reads all.
+    """
     reader = READERS.get(path.suffix.lower()) or _by_content(path)
     if reader is None:
-        packed = path.suffix.lower() in (".gz", ".zip", ".zst", ".xz", ".bz2", ".tar")
-        raise UnsupportedFile(
-            f"{path}: files ending in '{path.suffix}' are not read; "
-            + ("unpack it first" if packed else f"give one of {', '.join(READERS)}")
-        )
+        advice = ADVICE.get(path.suffix.lower(), f"give one of {', '.join(READERS)}")
+        raise UnsupportedFile(f"{path}: files ending in '{path.suffix}' are not read; {advice}")
     try:
-        return reader(path)
+        return _parquet(path, wanted) if reader is _parquet else reader(path)
     except OSError as error:
         raise UnreadableFile(f"{path}: can't be read: {error.strerror or error}") from error
 
@@ -46,7 +61,8 @@ def _by_content(path: Path) -> Callable[[Path], Rows] | None:
     return _jsonl if start.startswith((b"{", b"[")) else None  # _jsonl takes an array as well
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The file's text, without a byte order mark. Raises UnreadableFile for what is not UTF-8."""
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UnreadableFile(f"{path}: is UTF-16; {_convert(path, 'UTF-16')}")
@@ -61,6 +77,7 @@ def _text(path: Path) -> str:
             raise UnreadableFile(f"{path}: ends inside a character, {place}; is the file complete?") from error
         raise UnreadableFile(
             f"{path}: is not UTF-8: {place}. If it is in an older encoding: {_convert(path, 'WINDOWS-1252')}"
+            + ("; in a spreadsheet: save it as CSV UTF-8" if path.suffix.lower() == ".csv" else "")
         ) from error
 
 
@@ -69,7 +86,7 @@ def _convert(path: Path, encoding: str) -> str:
 
 
 def _json(path: Path) -> Rows:
-    return _json_rows(path, _text(path))
+    return _json_rows(path, read_text(path))
 
 
 def _json_rows(path: Path, text: str) -> Rows:
@@ -79,7 +96,7 @@ def _json_rows(path: Path, text: str) -> Rows:
         value = _decode(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):  # JSON lines under the name .json
-            return _line_rows(text)
+            return _lines(path, text)
         raise UnreadableFile(
             f"{path}: is not JSON: line {error.lineno}, column {error.colno}: {error.msg}{_cut_off(error, text)}"
         ) from error
@@ -94,9 +111,26 @@ def _json_rows(path: Path, text: str) -> Rows:
 
 
 def _jsonl(path: Path) -> Rows:
-    text = _text(path)
+    text = read_text(path)
     if text.lstrip().startswith("["):  # an array under the name .jsonl
         return _json_rows(path, text)
+    return _lines(path, text)
+
+
+def _lines(path: Path, text: str) -> Rows:
+    """The rows of JSON Lines. Raises UnreadableFile for objects that are spread over several lines each."""
+    first = next(filter(str.strip, text.split("\n")), "")
+    if first.strip() in ("{", "[") or isinstance(_line(first), Broken):
+        start = len(text) - len(text.lstrip())
+        try:
+            _, end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError):
+            return _line_rows(text)
+        if "\n" in text[start:end]:
+            raise UnreadableFile(
+                f"{path}: its objects are spread over several lines each (pretty-printed); JSON Lines has one object a "
+                f"line: jq -c . '{path}' > '{path.stem}-lines.jsonl'"
+            )
     return _line_rows(text)
 
 
@@ -136,7 +170,7 @@ def _too_much(error: Exception) -> str:
 
 
 def _csv(path: Path) -> Rows:
-    text = _text(path)
+    text = read_text(path)
     limit = csv.field_size_limit(sys.maxsize)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
     try:
@@ -146,9 +180,11 @@ def _csv(path: Path) -> Rows:
     finally:
         csv.field_size_limit(limit)
     header = [name.strip() for name in records[0]] if records else []
+    while header and not header[-1]:  # columns without a name at the end, which spreadsheets leave behind
+        header.pop()
     if repeated := {name for name in header if header.count(name) > 1}:
         raise UnreadableFile(f"{path}: the header names '{min(repeated)}' twice")
-    return ((number, _record(header, record)) for number, record in enumerate(records[1:], 1) if record)
+    return ((number, _record(header, record)) for number, record in enumerate(records[1:], 1) if any(record))
 
 
 def _delimiter(text: str) -> str:
@@ -158,20 +194,26 @@ def _delimiter(text: str) -> str:
 
 
 def _record(header: list[str], record: list[str]) -> object:
+    if not any(cell.strip() for cell in record[len(header) :]):
+        record = record[: len(header)]
     if len(record) != len(header):
         return Broken(f"has {len(record)} fields where the header has {len(header)}")
     return dict(zip(header, record, strict=True))
 
 
-def _parquet(path: Path) -> Rows:
+def _parquet(path: Path, wanted: Set[str] | None = None) -> Rows:
     import pyarrow
     import pyarrow.parquet
 
     if not path.stat().st_size:
         return []
     try:
-        return enumerate(pyarrow.parquet.read_table(path).to_pylist(), 1)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        there = pyarrow.parquet.read_schema(path).names
+        others = dict.fromkeys((name for name in there if wanted is not None and name not in wanted), UNREAD)
+        table = pyarrow.parquet.read_table(path, columns=[name for name in there if name not in others])
+        rows = table.to_pylist() if table.num_columns else [{} for _ in range(table.num_rows)]
+        return enumerate((row | others for row in rows), 1)
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise UnreadableFile(f"{path}: is not a Parquet file that can be read: {error}") from error
 
 

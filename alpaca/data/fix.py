@@ -13,8 +13,9 @@ from alpaca.data.scan import Scan, has_blank_output
 from alpaca.data.suspicions import CONTROL, no_input, placeholder, stripped
 from alpaca.files import written_aside
 from alpaca.prompts.example import Example, Turn
-from alpaca.words import counted
+from alpaca.words import counted, joined, plural
 
+MOST_DROPPED = 0.1  # share of the rows that may go without a word at the top
 LINE_END = re.compile("\r\n?|\x85")
 KINDS = {
     "faulty": "dropped: faulty, see above",
@@ -35,6 +36,16 @@ class Mended:
 
     examples: list[Example] = field(default_factory=list)
     done: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
+
+    def loss(self, scan: Scan) -> str:
+        """What to say first where over a tenth of the rows is dropped; else nothing."""
+        dropped = {kind: rows for kind, rows in self.done.items() if rows and KINDS[kind].startswith("dropped: ")}
+        count = sum(map(len, dropped.values()))
+        if count <= MOST_DROPPED * scan.rows_read:
+            return ""
+        reasons = {kind: KINDS[kind].removeprefix("dropped: ").partition(",")[0] for kind in dropped}
+        why = joined(f"{len(rows)} {reasons[kind]}" for kind, rows in dropped.items())
+        return f"--fix drops {count} of {plural(scan.rows_read, 'row')}, more than a tenth: {why}."
 
     def lines(self) -> list[str]:
         """For people: what was done to how many rows, and to which."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alpaca.prompts.example import Example
+from alpaca.prompts.percentiles import percentiles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick
     from alpaca.prompts.encode import Refusal
 
-PERCENTILES = (50, 75, 90, 95, 99, 100)
 CUTOFFS = (128, 256, 512, 1024, 2048, 4096, 8192)
 BINS = 14
 
@@ -52,13 +52,8 @@ class Lengths:
         return len(self.values) - len(self.too_long)
 
     def percentiles(self) -> dict[int, int]:
-        """Length that so many percent of the examples do not exceed."""
-        import numpy as np
-
-        if not len(self.values):
-            return {}
-        found = np.percentile(self.values, PERCENTILES, method="inverted_cdf")
-        return {percent: int(length) for percent, length in zip(PERCENTILES, found, strict=True)}
+        """Percent → length that this share of the examples does not exceed."""
+        return percentiles(self.values)
 
     def coverage(self) -> dict[int, float]:
         """Share of the examples that fit whole in a cutoff, from 0 to 1; none without tokens."""
@@ -74,7 +69,7 @@ class Lengths:
 
         if not len(self.values):
             return []
-        top = int(np.percentile(self.values, 99, method="inverted_cdf"))
+        top = percentiles(self.values, [99])[99]
         width = 4
         while top >= width * BINS:
             width *= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alpaca.errors import BadSetting
+from alpaca.paths import as_written
 
 
 def output_path(option: str, given: str, ending: str, source: str, *, new: bool = False) -> Path:
@@ -12,10 +13,10 @@ def output_path(option: str, given: str, ending: str, source: str, *, new: bool 
 
     With `new`, whatever is there already is refused as well.
     """
-    path = Path(given).expanduser()
+    path = as_written(given)
     if path.suffix.lower() != ending:
         raise BadSetting(f"{option} is {given!r}: give a name that ends in {ending}")
-    if path.exists() and (path.resolve() == Path(source).expanduser().resolve()):
+    if path.exists() and (path.resolve() == as_written(source).resolve()):
         raise BadSetting(f"{option} is {given!r}: that is the file of rows itself; give another name")
     if path.is_dir():
         raise BadSetting(f"{option} is {given!r}: that is a folder; give the name of a file")

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from alpaca import pages
 from alpaca.data.yardstick import Yardstick
 from alpaca.errors import NoRowsLeft
+from alpaca.pages import Html
 from alpaca.prompts.encode import Encoded, plain_preview, preview
 from alpaca.prompts.example import Example
 
 WINDOW = 8  # tokens decoded together with the next one, so that it is spelled as it is in a text
 LONGEST = 4  # bytes, and so tokens, that one character may take
-CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {127: 0x2421}
 STYLE = """
-:root { color-scheme: light dark; --masked: #6b7280; --trained: #065f46; --odd: #d1fae5; --even: #a7f3d0;
-        --line: #d1d5db; --dull: #f3f4f6; }
+:root { --masked: #6b7280; --trained: #065f46; --odd: #d1fae5; --even: #a7f3d0; --dull: #f3f4f6; }
 @media (prefers-color-scheme: dark) {
-  :root { --masked: #9ca3af; --trained: #d1fae5; --odd: #064e3b; --even: #047857; --line: #4b5563; --dull: #1f2937; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.25rem; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
+  :root { --masked: #9ca3af; --trained: #d1fae5; --odd: #064e3b; --even: #047857; --dull: #1f2937; } }
+body { max-width: 60rem; } h1 { font-size: 1.25rem; } h2 { font-size: 1rem; margin: 1.5rem 0 .4rem; }
 .row { font: 14px/1.7 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext;
        border: 1px solid var(--line); border-radius: .4rem; padding: .7rem; }
 .m { color: var(--masked); } .m i { background: var(--dull); } .t { color: var(--trained); }
@@ -29,6 +27,25 @@ h1 { font-size: 1.25rem; overflow-wrap: anywhere; } h2 { font-size: 1rem; margin
 .t i { background: var(--odd); } .t i:nth-child(even) { background: var(--even); }
 .m i:nth-child(even) { background: none; } u { text-decoration: none; opacity: .5; }
 """
+BODY = """
+<h1>{{ title }}</h1>
+<p>Tokens of {{ base }}, template {{ template }}.
+<span class="t"><i> Green </i></span> is what the model is trained to write;
+<span class="m"><i> grey </i></span> is given to it and masked from the loss.
+Each shade is one token; <u>↵</u> is a line break.</p>
+{% for heading, stretches in rows %}
+<h2>{{ heading }}</h2>
+<div class="row" dir="auto">
+{%- for trained, tokens in stretches -%}
+<span class="{{ "t" if trained else "m" }}">{% for token in tokens %}<i>{{ token }}</i>{% endfor %}</span>
+{%- endfor -%}
+</div>
+{% endfor %}
+{% for note in notes %}
+<p>{{ note }}</p>
+{% endfor %}
+"""
+BREAK = Html("<u>↵</u>\n")
 Token = tuple[str, int]  # how it is spelled, and how many ids make it: a character may need several
 Stretch = tuple[bool, list[Token]]  # whether it is trained, and its tokens
 
@@ -69,30 +86,17 @@ def show(yardstick: Yardstick, rows: Sequence[Encoded], notes: Sequence[str]) ->
 
 def page(yardstick: Yardstick, rows: Sequence[Encoded], notes: Sequence[str], source: str) -> str:
     """A whole HTML page without any link: every token with a shade of its own, what is trained in green."""
-    title = html.escape(f"{Path(source).name}: what is trained and what is masked")
-    parts = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{STYLE}</style></head><body><h1>{title}</h1>",
-        f"<p>Tokens of {html.escape(str(yardstick.base))}, template {html.escape(yardstick.template.name)}. "
-        '<span class="t"><i> Green </i></span> is what the model is trained to write; '
-        '<span class="m"><i> grey </i></span> is given to it and masked from the loss. '
-        "Each shade is one token; <u>↵</u> is a line break.</p>",
-    ]
-    for encoded in rows:
-        stretches = "".join(_stretch(trained, tokens) for trained, tokens in stretches_of(yardstick.tokenizer, encoded))
-        parts.append(f'<h2>{heading(encoded)}</h2><div class="row" dir="auto">{stretches}</div>')
-    parts += [f"<p>{html.escape(note)}</p>" for note in notes]
-    return "\n".join([*parts, "</body></html>\n"])
+    return pages.page(
+        f"{Path(source).name}: what is trained and what is masked", STYLE, BODY, base=yardstick.base,
+        template=yardstick.template.name, rows=[(heading(row), _stretches(yardstick, row)) for row in rows],
+        notes=notes,
+    )  # fmt: skip
 
 
-def _stretch(trained: bool, tokens: Sequence[Token]) -> str:
-    inner = "".join(f"<i>{_visible(text)}</i>" for text, _ in tokens)
-    return f'<span class="{"t" if trained else "m"}">{inner}</span>'
-
-
-def _visible(text: str) -> str:
-    return html.escape(text.translate(CONTROLS)).replace("\n", "<u>↵</u>\n")
+def _stretches(yardstick: Yardstick, encoded: Encoded) -> Iterator[tuple[bool, list[Html]]]:
+    """The tokens as they stand in the page, their line breaks visible."""
+    for trained, tokens in stretches_of(yardstick.tokenizer, encoded):
+        yield trained, [BREAK.join(spelled.split("\n")) for spelled, _ in tokens]
 
 
 def stretches_of(tokenizer: Any, encoded: Encoded) -> Iterator[Stretch]:

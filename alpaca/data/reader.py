@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections import Counter
+from collections.abc import Mapping, Set
 from pathlib import Path
 
+from alpaca.data.columns import refuse_unknown, renamed
 from alpaca.data.files import READERS, Rows, read_file
 from alpaca.data.hub import HUB_ID, read_hub
 from alpaca.data.report import Dataset, Fault, ReadReport
 from alpaca.data.rows import parse_row
+from alpaca.data.shapes import FIELDS
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
+from alpaca.paths import as_written
 from alpaca.prompts.example import Example
 
 __all__ = ["Dataset", "Fault", "ReadReport", "read_examples", "refuse_bad_rows"]
 
 
-def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_faults: int = 20) -> Dataset:
+def read_examples(
+    path_or_hub_id: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    skip_bad_rows: bool = False,
+    max_faults: int = 20,
+) -> Dataset:
     """Read a .json, .jsonl, .csv or .parquet file, or a hub data set (`owner/name`, `owner/name:split`).
 
-    Every row is read before anything is refused. Bad rows raise BadRows, which lists up to `max_faults` faults, or with
+    `columns`: {theirs: ours} where columns have other names (`parse_columns`). Every row is read before anything is
+    refused. Bad rows raise BadRows, which lists up to `max_faults` faults, or with
     `skip_bad_rows` are left out and reported. Raises DataNotFound, UnsupportedFile or UnreadableFile for a source as a
     whole, NoRowsLeft where nothing in it can be used.
     """
@@ -27,7 +39,7 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
     examples: list[Example] = []
     keys: set[str] = set()
     content = hashlib.sha256()
-    for number, row in open_rows(path_or_hub_id):
+    for number, row in open_rows(path_or_hub_id, columns):
         report.rows_read += 1
         example = parse_row(row, number, report)
         if example is None:
@@ -42,9 +54,24 @@ def read_examples(path_or_hub_id: str, *, skip_bad_rows: bool = False, max_fault
     return Dataset(examples, report, content.hexdigest())
 
 
-def open_rows(source: str) -> Rows:
-    """The numbered rows of a file or hub data set. Raises DataNotFound, UnsupportedFile or UnreadableFile."""
-    path = Path(source).expanduser()
+def open_rows(source: str, columns: Mapping[str, str] | None = None) -> Rows:
+    """The numbered rows of a file or hub data set, their columns renamed.
+
+    Raises DataNotFound, UnsupportedFile, UnreadableFile, or BadSetting for a column that is not there.
+    """
+    wanted = FIELDS | set(columns or ())
+    seen: Counter[str] = Counter()
+    for number, row in _rows(source, wanted):
+        if columns and isinstance(row, Mapping):
+            seen.update(map(str, row))
+            row = renamed(row, columns)
+        yield number, row
+    if columns and seen:
+        refuse_unknown(columns, seen, source)
+
+
+def _rows(source: str, wanted: Set[str]) -> Rows:
+    path = as_written(source)
     if path.is_dir():
         files = _data_files(path)
         raise UnsupportedFile(
@@ -52,7 +79,7 @@ def open_rows(source: str) -> Rows:
             + (f": {', '.join(str(path / name) for name in files)}" if files else f" ({', '.join(READERS)})")
         )
     if path.is_file():
-        return read_file(path)
+        return read_file(path, wanted)
     if HUB_ID.fullmatch(source) and path.suffix.lower() not in READERS:
         return read_hub(source)
     if "://" in source:
@@ -87,7 +114,8 @@ def refuse_bad_rows(report: ReadReport, skip_bad_rows: bool, max_faults: int = 2
                 [
                     f"{report.source}: {report.bad_rows} of {report.rows_read} rows can't be used:",
                     *faults,
-                    "Correct them, or go on without them: --skip_bad_rows",
+                    "Correct them, or leave them out: --skip_bad_rows. "
+                    f"For a closer look, and --fix: python -m alpaca.data {report.source}",
                 ]
             )
         )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from alpaca.data.shapes import PAIRS
 from alpaca.prompts.example import Example
+from alpaca.words import joined, numbered_rows, plural, shown
+
+SHOWN_COLUMNS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +30,8 @@ class Fault:
 class ReadReport:
     """Counts of a reading. Duplicates are kept; rows with an empty output are dropped; bad rows are listed in full.
 
-    `noinput`: rows whose input said `<noinput>`, as Stanford's data does, and was taken as none.
+    `noinput`: rows whose input said `<noinput>`, as Stanford's data does, and was taken as none. `shapes`: rows by
+    shape. `unread`: rows by field that says something and is not read.
     """
 
     source: str
@@ -35,6 +41,8 @@ class ReadReport:
     duplicates: int = 0
     empty_outputs: int = 0
     noinput: int = 0
+    shapes: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
 
     def add_faults(self, faults: Iterable[Fault]) -> None:
         """Take out rows that were kept and turned out to be at fault."""
@@ -48,10 +56,27 @@ class ReadReport:
         return len({fault.row for fault in self.bad})
 
     def fault_lines(self, max_faults: int) -> list[str]:
-        """Up to `max_faults` faults, one a line, and how many there are beyond."""
-        lines = [f"  {fault}" for fault in self.bad[:max_faults]]
-        if len(self.bad) > max_faults:
-            lines.append(f"  ... and {len(self.bad) - max_faults} more")
+        """Up to `max_faults` kinds of fault, each with its rows, and how many kinds there are beyond."""
+        kinds = by_kind(self.bad)
+        lines = []
+        for (name, problem), rows in list(kinds.items())[:max_faults]:
+            lines.append(f"  {self.source} {numbered_rows(rows)}{f', {name}' if name else ''}: {problem}")
+        if len(kinds) > max_faults:
+            lines.append(f"  ... and {len(kinds) - max_faults} more")
+        return lines
+
+    def _field_lines(self) -> list[str]:
+        """Which fields were taken for question and answer where that is a choice, and which were not read."""
+        lines = [
+            f"{plural(self.shapes[shape.name], 'row')} of {shape.fields[0]} and {shape.fields[1]}, "
+            "read as instruction and output"
+            for shape in PAIRS[1:]
+            if self.shapes[shape.name]
+        ]
+        if self.unread:
+            listed = joined(f"{shown(name)} ({count})" for name, count in self.unread.most_common(SHOWN_COLUMNS))
+            more = len(self.unread) - SHOWN_COLUMNS
+            lines.append(f"columns not read: {listed}" + (f", and {plural(more, 'other')}" if more > 0 else ""))
         return lines
 
     def lines(self, max_faults: int = 5) -> list[str]:
@@ -63,9 +88,18 @@ class ReadReport:
             lines.append(f"{self.duplicates} exact duplicates (kept)")
         if self.noinput:
             lines.append(f"{self.noinput} with <noinput> as input, taken as no input")
+        lines += self._field_lines()
         if self.bad:
             lines += [f"{self.bad_rows} bad rows skipped:", *self.fault_lines(max_faults)]
         return lines
+
+
+def by_kind(faults: Sequence[Fault]) -> dict[tuple[str, str], list[int]]:
+    """(field, problem) → rows. A file with a wrong field has it in every row, and nobody reads that row by row."""
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for fault in faults:
+        kinds.setdefault((fault.field, fault.problem), []).append(fault.row)
+    return kinds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,27 @@
-"""One row, in any of the forms that instruction sets come in, to an example."""
+"""One row, in any of the shapes that instruction sets come in, to an example."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
+from alpaca.data.columns import suggestion
+from alpaca.data.files import Broken, RepeatedField
 from alpaca.data.report import Fault, ReadReport
+from alpaca.data.shapes import CONVERSATIONS, EXPECTED, Shape, shape_of, unread_fields
 from alpaca.errors import BadMessages
-from alpaca.prompts.example import Example, text_problem
+from alpaca.prompts.example import Example, Turn, text_problem
 from alpaca.words import names, type_name
 
-EXPECTED = "{instruction, input?, output}, {messages} or {conversations}"
-CONVERSATION_FIELDS = ("messages", "conversations")
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 NO_INPUT = "<noinput>"
 Problem = tuple[str, str]  # field ("" for the whole row) and what is wrong with it
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Stands where a row should be that could not even be parsed."""
-
-    problem: str
-
-
-class RepeatedField(dict[str, Any]):
-    """A JSON object that names a field twice, so that one of the two values is lost."""
+PREFERENCE = (
+    "chosen",
+    "stands beside 'rejected': a set of preferences, for DPO and its kin (TRL's DPOTrainer), not for this training. "
+    "To train on the better answers alone: --columns prompt=instruction,chosen=output, without the field 'rejected'",
+)
 
 
 def parse_row(row: object, number: int, report: ReadReport) -> Example | None:
@@ -35,12 +30,14 @@ def parse_row(row: object, number: int, report: ReadReport) -> Example | None:
     if not isinstance(example, Example):
         report.bad += [Fault(report.source, number, field, problem) for field, problem in example]
         return None
+    report.shapes[shape_of(row).name] += 1
+    report.unread.update(unread_fields(row))
     if not all((turn.output or "").strip() for turn in example.turns):
         report.empty_outputs += 1
         return None
-    if says_no_input(example.turns[0].input):
+    if says_no_input(example.turns[-1].input):
         report.noinput += 1
-        return Example.single(example.turns[0].instruction, "", example.turns[0].output, row=number)
+        return without_input(example)
     return example
 
 
@@ -52,30 +49,64 @@ def to_example(row: object, number: int) -> Example | list[Problem]:
         return [("", f"is {type_name(row)}, not an object with {EXPECTED}")]
     if isinstance(row, RepeatedField):
         return [("", "names a field twice")]
-    for field in CONVERSATION_FIELDS:
-        if row.get(field) is not None:
-            return _conversation(row[field], field, number)
-    for field in CONVERSATION_FIELDS:
-        if field in row and row.get("instruction") is None:
-            return [(field, "is null, not a list")]
-    return _instruction(row, number)
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        return [PREFERENCE]
+    shape = shape_of(row)
+    if problems := _misses(row, shape):
+        return problems
+    asked, *answered = (row[name] for name in shape.fields)
+    if shape in CONVERSATIONS:
+        return _conversation(row, asked, shape.name, number)
+    if isinstance(asked, list) and isinstance(answered[0], list):  # both as messages, as TRL has them
+        return _conversation(row, [*asked, *answered[0]], shape.name, number)
+    return _pair(row, shape, number)
 
 
-def _instruction(row: Mapping[str, Any], number: int) -> Example | list[Problem]:
-    if missing := [field for field in ("instruction", "output") if field not in row]:
-        return [(field, f"is missing (fields found: {names(row)}; expected {EXPECTED})") for field in missing]
-    instruction = row["instruction"]
-    given, output = ("" if value is None else value for value in (row.get("input"), row["output"]))
+def _misses(row: Mapping[str, Any], shape: Shape) -> list[Problem]:
+    missing = [name for name in shape.fields if name not in row]
+    for conversation in CONVERSATIONS:
+        if missing and conversation.name in row:
+            return [(conversation.name, "is null, not a list")]
+    problems = [(name, f"is missing (fields found: {names(row)}; expected {EXPECTED})") for name in missing]
+    return [*problems[:-1], (missing[-1], problems[-1][1] + suggestion(row))] if missing else []
+
+
+def _pair(row: Mapping[str, Any], shape: Shape, number: int) -> Example | list[Problem]:
+    asked, answered = shape.fields
+    texts = {name: "" if row.get(name) is None else row[name] for name in ("input", "system")}
+    texts |= {asked: row[asked], answered: "" if row[answered] is None else row[answered]}
     problems: list[Problem] = []
-    for field, value in (("instruction", instruction), ("input", given), ("output", output)):
-        if problem := text_problem(value):
-            problems.append((field, problem))
-        elif field == "instruction" and not value.strip():
-            problems.append((field, "is blank"))
-    return problems or Example.single(instruction, given, output, row=number)
+    for name in (asked, "input", answered, "system"):
+        if problem := text_problem(texts[name]):
+            problems.append((name, problem))
+        elif name == asked and not texts[name].strip():
+            problems.append((name, "is blank"))
+    earlier = _history(row.get("history"))
+    if isinstance(earlier, str):
+        problems.append(("history", earlier))
+    if problems or isinstance(earlier, str):
+        return problems
+    return Example((*earlier, Turn(texts[asked], texts["input"], texts[answered])), texts["system"], number)
 
 
-def _conversation(messages: Any, field: str, number: int) -> Example | list[Problem]:
+def _history(value: Any) -> list[Turn] | str:
+    """Earlier turns, as pairs of question and answer, or what is wrong with them."""
+    if value is None or value == "":
+        return []
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        return f"is {type_name(value)}, not a list of [question, answer]"
+    turns = []
+    for at, pair in enumerate(value, 1):
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            return f"entry {at} is no pair [question, answer]"
+        for text in pair:
+            if problem := text_problem(text) or ("" if text.strip() else "is blank"):
+                return f"entry {at} {problem}"
+        turns.append(Turn(pair[0], "", pair[1]))
+    return turns
+
+
+def _conversation(row: Mapping[str, Any], messages: Any, field: str, number: int) -> Example | list[Problem]:
     if isinstance(messages, Sequence) and not isinstance(messages, str):
         if any(isinstance(message, RepeatedField) for message in messages):
             return [(field, "a message names a field twice")]
@@ -86,7 +117,17 @@ def _conversation(messages: Any, field: str, number: int) -> Example | list[Prob
         return [(field, error.message)]
     if example.turns[-1].output is None:
         return [(field, "ends with the user; a row to train on ends with the assistant's answer")]
-    return example
+    return _with_system(example, row.get("system"), field)
+
+
+def _with_system(example: Example, system: Any, field: str) -> Example | list[Problem]:
+    if system is None or system == "":
+        return example
+    if problem := text_problem(system):
+        return [("system", problem)]
+    if example.system.strip() and example.system != system:
+        return [("system", f"differs from the system message in {field}; leave one of them out")]
+    return replace(example, system=system)
 
 
 def _from_sharegpt(message: Any) -> Any:
@@ -99,3 +140,8 @@ def _from_sharegpt(message: Any) -> Any:
 def says_no_input(given: str) -> bool:
     """Whether an input is `<noinput>`, which Stanford's data writes where there is none."""
     return len(given) < 40 and given.strip().lower() == NO_INPUT
+
+
+def without_input(example: Example) -> Example:
+    """The example with nothing as its last turn's input."""
+    return replace(example, turns=(*example.turns[:-1], replace(example.turns[-1], input="")))

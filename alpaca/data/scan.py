@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from alpaca.data.reader import open_rows
 from alpaca.data.report import Fault
-from alpaca.data.rows import CONVERSATION_FIELDS, says_no_input, to_example
+from alpaca.data.rows import says_no_input, to_example, without_input
+from alpaca.data.shapes import shape_of, unread_fields
 from alpaca.prompts.example import Example
 
 if TYPE_CHECKING:
     from alpaca.prompts.encode import Refusal
-
-KNOWN_FIELDS = {"instruction", "input", "output", *CONVERSATION_FIELDS}
 
 
 @dataclass(slots=True)
@@ -47,10 +46,10 @@ class Scan:
         return [_as_trained(example) for example in self.examples if not has_blank_output(example)]
 
 
-def scan_rows(source: str) -> Scan:
-    """Read every row of a file or hub data set. Raises DataNotFound, UnsupportedFile or UnreadableFile."""
+def scan_rows(source: str, columns: Mapping[str, str] | None = None) -> Scan:
+    """Read every row of a file or hub data set; `columns` as for `open_rows`. Raises what that raises."""
     scan = Scan(source)
-    for number, row in open_rows(source):
+    for number, row in open_rows(source, columns):
         scan.rows_read += 1
         example = to_example(row, number)
         if not isinstance(example, Example):
@@ -63,13 +62,12 @@ def scan_rows(source: str) -> Scan:
 
 
 def _note_shape(scan: Scan, row: Mapping[str, Any], example: Example) -> None:
-    shape = next((name for name in CONVERSATION_FIELDS if row.get(name) is not None), "instruction")
-    scan.shapes[shape] += 1
+    shape = shape_of(row)
+    scan.shapes[shape.name] += 1
     wanted = "instruction" if len(example.turns) == 1 and not example.system.strip() else "messages"
-    if shape != wanted:
+    if shape.name != wanted:
         scan.reshaped.append(example.row)
-    # A table has every field in every row; those that are empty there are none of this row's.
-    if extra := [str(name) for name, value in row.items() if name not in KNOWN_FIELDS and value not in (None, "")]:
+    if extra := unread_fields(row):
         scan.extra_fields.update(extra)
         scan.with_extra_fields.append(example.row)
 
@@ -80,7 +78,4 @@ def has_blank_output(example: Example) -> bool:
 
 
 def _as_trained(example: Example) -> Example:
-    first = example.turns[0]
-    if not says_no_input(first.input):
-        return example
-    return replace(example, turns=(replace(first, input=""), *example.turns[1:]))
+    return without_input(example) if says_no_input(example.turns[-1].input) else example

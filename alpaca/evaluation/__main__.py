@@ -15,6 +15,7 @@ from alpaca.base.precision import PRECISIONS
 from alpaca.data.general import SHIPPED
 from alpaca.errors import BadSetting, exit_on_error
 from alpaca.evaluation.sets import PROBES, find_domain, find_general, find_probes
+from alpaca.paths import as_written
 
 EPILOG = """\
 examples:
@@ -33,16 +34,16 @@ def parser() -> argparse.ArgumentParser:
         description="Measure what an adapter learned and what it forgot, and write the report into its folder.",
         allow_abbrev=False,
     )  # fmt: skip
-    out.add_argument("--adapter", type=Path, default=Path("lora-alpaca"), metavar="FOLDER",
+    out.add_argument("--adapter", type=as_written, default=Path("lora-alpaca"), metavar="FOLDER",
                      help="the adapter's folder (default: lora-alpaca)")  # fmt: skip
     out.add_argument("--base_model", default="", metavar="BASE", help="as for finetune.py")
     out.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="how the base is held")
     out.add_argument("--data_path", metavar="FILE",
                      help="the rows it was trained on, if they are not where the card's name leads; other rows are all "
                           "taken as held out")  # fmt: skip
-    out.add_argument("--general_path", type=Path, default=SHIPPED, metavar="FILE",
+    out.add_argument("--general_path", type=as_written, default=SHIPPED, metavar="FILE",
                      help="general rows, a third of which measures forgetting")  # fmt: skip
-    out.add_argument("--probes_path", type=Path, default=PROBES, metavar="FILE", help="questions with a check")
+    out.add_argument("--probes_path", type=as_written, default=PROBES, metavar="FILE", help="questions with a check")
     out.add_argument("--budget", type=float, metavar="SECONDS",
                      help="about how long it may take; fewer rows are measured then (default: no limit)")  # fmt: skip
     return out

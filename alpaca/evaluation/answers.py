@@ -14,7 +14,8 @@ from alpaca.progress import Say, progress
 from alpaca.prompts.example import Example
 from alpaca.serving.engine import Engine
 from alpaca.serving.request import GenerationRequest
-from alpaca.serving.stream import Chunk, FinishReason
+from alpaca.serving.stream import FinishReason
+from alpaca.serving.together import answers
 
 DOMAIN, GENERAL, PROBE = "domain", "general", "probe"
 LEAST = {DOMAIN: 8, GENERAL: 16, PROBE: 40}  # questions of each topic that are asked whatever the budget
@@ -86,13 +87,13 @@ def ask_all(
     if seconds is None:
         always, rest = [*always, *rest], []
     started = time.monotonic()
-    with progress(say, "answers", 2 * len(always), "answer") as done:
+    with progress("report      answers", 2 * len(always), "answer", say) as done:
         asked = ask(engine, adapter, always, done)
     taken = time.monotonic() - started
     share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
     more = rest[: int(len(rest) * share)]
     if more:
-        with progress(say, "more answers", 2 * len(more), "answer") as done:
+        with progress("report      more answers", 2 * len(more), "answer", say) as done:
             asked += ask(engine, adapter, more, done)
     return asked
 
@@ -106,29 +107,23 @@ def ask(
     engine: Engine, adapter: Path, questions: Sequence[Question], done: Callable[[int], object] = lambda answers: None
 ) -> list[Asked]:
     """Ask the base and the adapter; `done` is told of each answer."""
-    streams = [_submit(engine, question, adapter, scale) for scale in (BASE, ADAPTER) for question in questions]
-    answers: list[tuple[str, bool]] = []
-    for stream in streams:
-        chunks = list(stream)
-        cut = any(chunk.finish == FinishReason.LENGTH for chunk in chunks)
-        answers.append(("".join(chunk.text for chunk in chunks).strip(), cut))
-        done(1)
-    both = zip(questions, answers[: len(questions)], answers[len(questions) :], strict=True)
-    return [Asked(question, before, after, cut) for question, (before, cut), (after, _) in both]
+    requests = [_request(question, adapter, scale) for scale in (BASE, ADAPTER) for question in questions]
+    found = answers(engine, requests, done=done, unanswered=(PromptTooLong,))
+    both = zip(questions, found[: len(questions)], found[len(questions) :], strict=True)
+    return [
+        Asked(question, before.text, after.text, before.finish == FinishReason.LENGTH)
+        for question, before, after in both
+    ]
 
 
-def _submit(engine: Engine, question: Question, adapter: Path, scale: float) -> Iterable[Chunk]:
+def _request(question: Question, adapter: Path, scale: float) -> GenerationRequest:
     turns = question.example.turns
-    request = GenerationRequest(
+    return GenerationRequest(
         example=replace(question.example, turns=(*turns[:-1], replace(turns[-1], output=None))),
         max_tokens=TOKENS[question.topic],
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],
         seed=0,
-        adapter=str(adapter.resolve()),
+        adapter=adapter.resolve(),
         adapter_scale=scale,
     )
-    try:
-        return engine.submit(request)
-    except PromptTooLong:
-        return ()

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.card import Card
-from alpaca.adapter.folder import AdapterFiles
+from alpaca.adapter.folder import AdapterFiles, BaseShape
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.base.headers import count_weights, tensor_entries
+from alpaca.base.headers import count_layer_weights, count_weights
 from alpaca.data.duplicates import find_duplicates
 from alpaca.data.languages import languages_of
 from alpaca.prompts.example import Example
+from alpaca.prompts.percentiles import percentiles
 
 MOST_ROWS = 20_000  # that are compared with each other; more take longer than the report
-PERCENTILES = (5, 50, 95, 100)
+PERCENTS = (5, 50, 95, 100)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,8 @@ class DataFacts:
 
     @property
     def percentiles(self) -> dict[int, int]:
-        """Length that so many percent of the rows do not exceed."""
-        ordered = sorted(self.lengths)
-        return {at: ordered[min(len(ordered) - 1, len(ordered) * at // 100)] for at in PERCENTILES if ordered}
+        """Percent → length that this share of the rows does not exceed."""
+        return percentiles(self.lengths, PERCENTS)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) ->
     card = files.card
     run, data = (card.run, card.data) if card else ({}, {})
     tokens, seconds = _number(data.get("tokens_trained_on")), _number(run.get("seconds"))
-    flop = 4.0 * _matrix_weights(base) * tokens if tokens else None
+    flop = 4.0 * count_layer_weights(base) * tokens if tokens else None
     rate = _number(run.get("matmul_rate"))  # FLOP/s of a plain matrix product on the machine of the run
     return RunFacts(
         base=card.base_model if card else base.name,
@@ -99,7 +99,7 @@ def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) ->
         template=template,
         precision=precision,
         weights=count_weights(base),
-        adapter_weights=_adapter_weights(files.spec, base, files.modules),
+        adapter_weights=files.spec.count_weights(BaseShape(base).linears),
         created=card.created if card else "",
         settings={**(card.settings if card else {}), **_spec(files.spec)},
         versions=card.versions if card else {},
@@ -109,17 +109,6 @@ def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) ->
         peak_memory=_whole(run.get("peak_memory")),
         flop=flop,
         utilisation=flop / seconds / rate if flop and seconds and rate else None,
-    )
-
-
-def _matrix_weights(base: Path) -> int:
-    return sum(entry.numel for entry in tensor_entries(base) if len(entry.shape) == 2 and ".layers." in entry.name)
-
-
-def _adapter_weights(spec: LoraSpec, base: Path, modules: Sequence[str]) -> int:
-    shapes = {entry.name.removesuffix(".weight"): entry.shape for entry in tensor_entries(base)}
-    return sum(
-        spec.rank(module) * sum(shapes[module]) + (shapes[module][0] if spec.use_dora else 0) for module in modules
     )
 
 

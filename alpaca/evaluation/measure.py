@@ -36,6 +36,7 @@ from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, open_engine
 from alpaca.serving.lora import PAGE
+from alpaca.words import tagged
 
 CUTOFF = 1024  # tokens, where no card says what the run had
 SLOTS = {"cpu": 16, "cuda": 64}  # answers made at the same time
@@ -104,7 +105,7 @@ def _losses(
     """The fields of Measured that are losses."""
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
     own = _own_answers(subject, asked)
-    say(f"report      loading {subject.base.name} and the saved adapter ({subject.precision.precision})")
+    say(tagged("report", f"loading {subject.base.name} and the saved adapter ({subject.precision.precision})"))
     model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
     plan = _plan(model, ours, theirs, own, budget)
     scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
@@ -112,7 +113,7 @@ def _losses(
     points: dict[float, tuple[RowLosses | None, RowLosses]] = {}
     own_losses: list[RowLosses] = []
     total = plan_tokens(plan, [len(row) for row in ours], [len(row) for row in theirs], len(scales))
-    with progress(say, "losses", total + 2 * sum(map(len, own)), "token") as done:
+    with progress("report      losses", total + 2 * sum(map(len, own)), "token", say) as done:
         for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0)):
             rows = None if scale in (0.0, 1.0) else SWEPT
             found = row_losses(model, ours[:rows], scale, done) if ours else None
@@ -217,7 +218,6 @@ def _answers(
         concurrency=SLOTS[subject.device.type],
         context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
         columns=-(-rank // PAGE) * PAGE,
-        roots=(subject.adapter.resolve().parent,),
     )
     model = load_model(subject.base, subject.precision.precision, subject.device)
     engine = open_engine(LoadedBase(subject.base, model, subject.tokenizer), limits=limits, say=lambda line: None)

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.files import read_file
+from alpaca.data.files import Broken, RepeatedField, read_file
 from alpaca.data.report import Fault, ReadReport
-from alpaca.data.rows import Broken, RepeatedField
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft
 from alpaca.prompts.example import text_problem
 from alpaca.words import names, type_name

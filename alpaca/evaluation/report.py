@@ -23,8 +23,9 @@ from alpaca.evaluation.sets import PROBES, Domain, find_domain, find_general, fi
 from alpaca.evaluation.verdict import Verdict, judge
 from alpaca.progress import Say
 from alpaca.prompts.encode import encode_examples
+from alpaca.words import tagged
 
-FOLDER, PAGE, NUMBERS = "report", "index.html", "report.json"
+FOLDER, INDEX, NUMBERS = "report", "index.html", "report.json"
 FIGURES = ("loss", "rate", "speed", "memory", "scale", "probes", "lengths")
 MOST_LENGTHS = 5_000  # training rows whose lengths are drawn
 
@@ -72,11 +73,11 @@ def write_report(
     name = adapter.resolve().name
     verdict = judge(measured, data.replay_ratio)
     found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn)
-    put_in_place(_written_aside(adapter, found), adapter / FOLDER)
+    put_in_place(_write_files(adapter, found), adapter / FOLDER)
     for sentence in verdict.sentences:
-        say(f"report      {sentence}")
-    page = adapter / FOLDER / PAGE
-    say(f"report      {page} ({budget.spent():.0f} s)")
+        say(tagged("report", sentence))
+    page = adapter / FOLDER / INDEX
+    say(tagged("report", f"{page} ({budget.spent():.0f} s)"))
     return Report(page, verdict, budget.spent())
 
 
@@ -93,7 +94,7 @@ def _facts(subject: Subject, domain: Domain) -> tuple[DataFacts, RunFacts]:
 
 
 # --- files --------------------------------------------------------------------------------------------------------
-def _written_aside(adapter: Path, found: Findings) -> Path:
+def _write_files(adapter: Path, found: Findings) -> Path:
     """All files in a hidden folder of the adapter's, which a fine-tune clears away if it is left behind."""
     aside = adapter / ".saving-report"
     shutil.rmtree(aside, ignore_errors=True)
@@ -102,14 +103,14 @@ def _written_aside(adapter: Path, found: Findings) -> Path:
         (aside / f"{name}.png").write_bytes(png)
     text = json.dumps(as_json(found), ensure_ascii=False, indent=1, allow_nan=False)
     (aside / NUMBERS).write_text(text.encode("utf-8", "replace").decode("utf-8") + "\n", encoding="utf-8")
-    (aside / PAGE).write_text(make_page(found), encoding="utf-8")
+    (aside / INDEX).write_text(make_page(found), encoding="utf-8")
     return aside
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
     """Move every file over its predecessor, the page last; figures that the new report has not are removed."""
     folder.mkdir(exist_ok=True)
-    files = sorted(aside.iterdir(), key=lambda path: (path.name == PAGE, path.name))
+    files = sorted(aside.iterdir(), key=lambda path: (path.name == INDEX, path.name))
     for path in files:
         os.replace(path, folder / path.name)
     for name in FIGURES:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from alpaca.evaluation.findings import Findings
-from alpaca.evaluation.markup import facts, figure, folded, paragraph, passage, side_by_side, table, text
+from alpaca.evaluation.markup import concat, facts, figure, folded, heading, paragraph, passage, side_by_side, table
 from alpaca.evaluation.results import Change, Drift, Probing, Sample, Sweep
 from alpaca.evaluation.verdict import KEPT
-from alpaca.words import plural
+from alpaca.pages import Html
+from alpaca.words import percent, plural, size_text
 
 CURVES = {"loss": "Loss", "rate": "Learning rate", "speed": "Tokens per second", "memory": "Memory in use"}
 SHOWN_SAMPLES, SHOWN_WORST = 4, 2  # the others are folded away
 
 
 # --- 1 ------------------------------------------------------------------------------------------------------------
-def curves(found: Findings) -> str:
+def curves(found: Findings) -> Html:
     history = found.history
     drawn = [(name, what) for name, what in CURVES.items() if name in found.figures]
     if not drawn:
@@ -29,13 +30,13 @@ def curves(found: Findings) -> str:
             )
         )
     if not history.curve("memory"):
-        peak = f"; the peak of the whole run was {found.run.peak_memory / 1e9:.1f} GB" if found.run.peak_memory else ""
+        peak = f"; the peak of the whole run was {size_text(found.run.peak_memory)}" if found.run.peak_memory else ""
         parts.append(paragraph(f"Memory was not noted step by step{peak}.", "note"))
-    return "".join(parts)
+    return concat(parts)
 
 
 # --- 2 ------------------------------------------------------------------------------------------------------------
-def domain(found: Findings) -> str:
+def domain(found: Findings) -> Html:
     change, samples = found.measured.domain, found.measured.samples
     parts = _notes(found, "domain")
     if change is not None:
@@ -44,17 +45,17 @@ def domain(found: Findings) -> str:
                    "that the model wavers between at each place: lower is better.")  # fmt: skip
         parts += [paragraph(meaning), _loss_table([("your held-out rows", change)])]
     if samples:
-        parts.append("<h3>The same questions before and after</h3>")
+        parts.append(heading("The same questions before and after"))
         parts.append(paragraph(f"{plural(len(samples), 'held-out question')}. Answers are the likeliest ones (greedy), "
                                "and are cut where they are long."))  # fmt: skip
         first, rest = samples[:SHOWN_SAMPLES], samples[SHOWN_SAMPLES:]
         parts += [_sample(sample) for sample in first]
         if rest:
-            parts.append(folded(f"{len(rest)} more", "".join(map(_sample, rest))))
-    return "".join(parts)
+            parts.append(folded(f"{len(rest)} more", concat(map(_sample, rest))))
+    return concat(parts)
 
 
-def _loss_table(changes: list[tuple[str, Change]]) -> str:
+def _loss_table(changes: list[tuple[str, Change]]) -> Html:
     head = ["", "rows", "loss, base", "loss, adapter", "change", "95 % interval", "perplexity"]
     rows = []
     for name, change in changes:
@@ -65,16 +66,18 @@ def _loss_table(changes: list[tuple[str, Change]]) -> str:
     return table(head, rows)
 
 
-def _sample(sample: Sample) -> str:
-    columns = "".join(
-        f"<div><h4>{name}</h4>{passage(answer)}</div>"
+def _sample(sample: Sample) -> Html:
+    columns = concat(
+        Html("<div><h4>{}</h4>{}</div>").format(name, passage(answer))
         for name, answer in (("Reference", sample.reference), ("Base", sample.base), ("Adapter", sample.adapter))
     )
-    return f'<article><div class="ask">{passage(sample.prompt)}</div><div class="three">{columns}</div></article>'
+    return Html('<article><div class="ask">{}</div><div class="three">{}</div></article>').format(
+        passage(sample.prompt), columns
+    )
 
 
 # --- 3 ------------------------------------------------------------------------------------------------------------
-def general(found: Findings) -> str:
+def general(found: Findings) -> Html:
     measured = found.measured
     change = measured.general
     parts = [
@@ -88,13 +91,13 @@ def general(found: Findings) -> str:
     ]  # fmt: skip
     if measured.probing is not None:
         parts += _probing(measured.probing, found.figures["probes"])
-    return "".join(parts)
+    return concat(parts)
 
 
-def _own_answers(change: Change | None) -> str:
+def _own_answers(change: Change | None) -> Html:
     """How far the adapter moved from the base, for better or worse."""
     if change is None:
-        return ""
+        return Html("")
     meaning = (
         f"How far it moved: on the base's own answers to {plural(change.rows, 'general question')} the base has a loss "
         f"of {change.before:.2f}, the adapter of {change.after:.2f}. A rise is no fault by itself, but the larger it "
@@ -103,10 +106,10 @@ def _own_answers(change: Change | None) -> str:
     return paragraph(meaning)
 
 
-def _probing(probing: Probing, picture: bytes) -> list[str]:
+def _probing(probing: Probing, picture: bytes) -> list[Html]:
     gap = probing.difference
     parts = [
-        "<h3>Small tests</h3>",
+        heading("Small tests"),
         paragraph(f"Of {probing.asked} tests the base passed {probing.before} and the adapter passes {probing.after}: "
                   f"a change of {100 * gap.value:+.0f} points (95 % interval {100 * gap.low:+.0f} to "
                   f"{100 * gap.high:+.0f}). {probing.lost} were lost, {probing.won} won."),
@@ -115,25 +118,25 @@ def _probing(probing: Probing, picture: bytes) -> list[str]:
               [[score.kind, score.asked, score.before, score.after] for score in probing.kinds]),
     ]  # fmt: skip
     if probing.examples:
-        title = f"{len(probing.examples)} of the tests that were lost" if probing.lost > 1 else "The test that was lost"
-        parts.append(folded(title, "".join(map(_sample, probing.examples))))
+        label = f"{len(probing.examples)} of the tests that were lost" if probing.lost > 1 else "The test that was lost"
+        parts.append(folded(label, concat(map(_sample, probing.examples))))
     return parts
 
 
 # --- 4 ------------------------------------------------------------------------------------------------------------
-def drift(found: Findings) -> str:
+def drift(found: Findings) -> Html:
     drift = found.measured.drift
     parts = [paragraph("An adapter that learned too narrowly answers everything with its own subject. This counts such "
                        "answers to questions that have nothing to do with your data.")]  # fmt: skip
     parts += _notes(found, "drift")
-    return "".join(parts + (_drift_parts(drift) if drift else []))
+    return concat(parts + (_drift_parts(drift) if drift else []))
 
 
-def _drift_parts(drift: Drift) -> list[str]:
+def _drift_parts(drift: Drift) -> list[Html]:
     counts = facts([
         ("questions outside your data", drift.asked),
-        ("answers that talk like your data, base", f"{drift.before} ({drift.before / max(1, drift.asked):.0%})"),
-        ("answers that talk like your data, adapter", f"{drift.after} ({drift.after / max(1, drift.asked):.0%})"),
+        ("answers that talk like your data, base", f"{drift.before} ({percent(drift.before, drift.asked)})"),
+        ("answers that talk like your data, adapter", f"{drift.after} ({percent(drift.after, drift.asked)})"),
     ])  # fmt: skip
     known = "" if drift.recognised is None else f" Of your own held-out answers it recognises {drift.recognised:.0%}."
     how = (f"An answer talks like your data if more than {drift.threshold:.0%} of its content words are among the "
@@ -141,17 +144,17 @@ def _drift_parts(drift: Drift) -> list[str]:
            f"general references {drift.mistaken:.0%} are taken for yours by mistake.")  # fmt: skip
     parts = [counts, paragraph(how, "note")]
     if drift.worst:
-        parts.append("<h3>The worst</h3>")
+        parts.append(heading("The worst"))
         parts += [_sample(sample) for sample in drift.worst[:SHOWN_WORST]]
         if drift.worst[SHOWN_WORST:]:
             parts.append(
-                folded(f"{len(drift.worst) - SHOWN_WORST} more", "".join(map(_sample, drift.worst[SHOWN_WORST:])))
+                folded(f"{len(drift.worst) - SHOWN_WORST} more", concat(map(_sample, drift.worst[SHOWN_WORST:])))
             )
-    return [*parts, folded("Words of your data", f'<p dir="auto">{text(", ".join(drift.words))}</p>')]
+    return [*parts, folded("Words of your data", Html('<p dir="auto">{}</p>').format(", ".join(drift.words)))]
 
 
 # --- 5 ------------------------------------------------------------------------------------------------------------
-def sweep(found: Findings) -> str:
+def sweep(found: Findings) -> Html:
     sweep = found.measured.sweep
     parts = [paragraph("adapter_scale sets the strength of the adapter when it answers, without training again: less "
                        "of it keeps more of the base.")]  # fmt: skip
@@ -159,10 +162,10 @@ def sweep(found: Findings) -> str:
     if sweep is not None:
         parts += [figure(found.figures["scale"], "Loss on held-out rows and on general rows over the adapter's scale")]
         parts += _sweep_parts(sweep)
-    return "".join(parts)
+    return concat(parts)
 
 
-def _sweep_parts(sweep: Sweep) -> list[str]:
+def _sweep_parts(sweep: Sweep) -> list[Html]:
     base, full = sweep.points[0], sweep.points[-1]
     gain = 0.0 if base.domain is None or full.domain is None else base.domain - full.domain
     rows = []
@@ -181,5 +184,5 @@ def _sweep_parts(sweep: Sweep) -> list[str]:
     return [table(head, rows), paragraph(f"{advice} Measured {on}.")]
 
 
-def _notes(found: Findings, section: str) -> list[str]:
+def _notes(found: Findings, section: str) -> list[Html]:
     return [paragraph(note, "note") for note in found.measured.notes.get(section, [])]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alpaca.adapter.card import Card
+from alpaca.data.columns import parse_columns
 from alpaca.data.general import SHIPPED, split_general
 from alpaca.data.reader import read_examples
 from alpaca.data.report import Dataset
@@ -48,8 +49,7 @@ def find_domain(card: Card | None, data_path: str | None) -> Domain:
     """
     if data_path is None:
         return _domain_of_card(card)
-    skip = bool(card and card.settings.get("skip_bad_rows"))
-    dataset = read_examples(data_path, skip_bad_rows=skip)
+    dataset = _read_as_trained(card, data_path)
     name = Path(data_path).name
     if card is None:
         note = f"The adapter has no card, so all {len(dataset.examples)} rows of {name} count as held out."
@@ -58,6 +58,13 @@ def find_domain(card: Card | None, data_path: str | None) -> Domain:
         note = f"{name} is not the data that was trained on, or it has changed since; all its rows count as held out."
         return Domain(name, [], spread(dataset.examples), [f"{note} If some were trained on, it looks too good."])
     return _split_as_trained(card, dataset, name)
+
+
+def _read_as_trained(card: Card | None, path: str) -> Dataset:
+    """The rows, read with the settings of the run where there is a card."""
+    settings = card.settings if card else {}
+    columns = parse_columns(str(settings.get("columns") or ""))
+    return read_examples(path, columns=columns, skip_bad_rows=bool(settings.get("skip_bad_rows")))
 
 
 def _domain_of_card(card: Card | None) -> Domain:
@@ -69,7 +76,7 @@ def _domain_of_card(card: Card | None) -> Domain:
         if not name or not path.is_file():
             continue
         try:
-            dataset = read_examples(str(path), skip_bad_rows=bool(card.settings.get("skip_bad_rows")))
+            dataset = _read_as_trained(card, str(path))
         except AlpacaError:
             continue
         if dataset.sha256 == card.data.get("sha256"):

@@ -1,18 +1,11 @@
-"""How the report's page looks: light, on a desk and on a phone, without anything from elsewhere."""
+"""How the report's page looks: light or dark, on a desk and on a phone, without anything from elsewhere."""
 
 STYLE = """
-:root { --ink: #1a202c; --dim: #4a5568; --line: #e2e8f0; --soft: #f7fafc; --blue: #2b6cb0; }
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
-body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; color: var(--ink);
-       background: #fff; max-width: 66rem; margin: 0 auto; padding: 1.5rem 1.25rem 3rem; overflow-wrap: break-word; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 2.75rem 0 .5rem; padding-top: 1rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.5rem 0 .4rem; } h4 { font-size: .8rem; color: var(--dim); margin: 0 0 .15rem; }
-p { margin: .5rem 0; max-width: 48rem; }
 .dim, .note { color: var(--dim); } .note { font-size: .92rem; }
 .verdict { display: grid; grid-template-columns: 1fr 1.4fr 1fr; gap: 1.25rem; margin: 1.25rem 0 0;
-           padding: 1.1rem 1.25rem;           border-radius: .6rem; border-left: .4rem solid; }
+           padding: 1.1rem 1.25rem; border-radius: .6rem; border-left: .4rem solid; }
 .verdict h3 { margin: 0 0 .25rem; font-size: .85rem; color: var(--dim); } .verdict p { margin: 0; font-size: 1.05rem; }
 .good { background: #f0fff4; border-color: #38a169; } .mixed { background: #fffbeb; border-color: #d69e2e; }
 .bad { background: #fff5f5; border-color: #e53e3e; }
@@ -34,7 +27,7 @@ article { border: 1px solid var(--line); border-radius: .5rem; margin: .75rem 0;
 .three > div { padding: .6rem .9rem; border-left: 1px solid var(--line); } .three > div:first-child { border-left: 0; }
 .say { white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: isolate; font-size: .94rem; }
 .ask .say { font-size: 1rem; } .none { color: var(--dim); font-style: italic; }
-details { margin: .75rem 0; } summary { cursor: pointer; color: var(--blue); padding: .25rem 0; }
+details { margin: .75rem 0; } summary { cursor: pointer; color: var(--link); padding: .25rem 0; }
 footer { margin-top: 3rem; font-size: .88rem; }
 @media (max-width: 44rem) {
   body { padding: 1rem .9rem 2rem; } h1 { font-size: 1.35rem; }
@@ -43,6 +36,10 @@ footer { margin-top: 3rem; font-size: .88rem; }
   .three > div { border-left: 0; border-top: 1px solid var(--line); } .three > div:first-child { border-top: 0; }
   .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); }
   th, td { padding: .35rem .55rem; }
+}
+@media (prefers-color-scheme: dark) {
+  .good { background: #10291c; } .mixed { background: #2c230e; } .bad { background: #331818; }
+  img { border-radius: .4rem; opacity: .92; } /* the figures are drawn on white */
 }
 @media print { details > * { display: block; } .verdict, article, figure { break-inside: avoid; } }
 """

@@ -155,7 +155,7 @@ def _improved(domain: Change | None, learned: bool | None) -> str:
 def _forgotten(signs: Sequence[Sign], forgetting: Forgetting) -> str:
     """The worst signs where there are any, else what is as it was; the rest is told further down the page."""
     if forgetting == Forgetting.NOTHING:
-        return f"It forgot nothing else that could be seen: {joined(sign.says for sign in signs)}."
+        return f"No forgetting was detected: {joined(sign.says for sign in signs)}."
     worst = sorted((sign for sign in signs if sign.grade), key=lambda sign: -sign.grade)[:MOST_SIGNS]
     return f"{HOW_MUCH[forgetting]}: {joined(sign.says for sign in worst)}."
 

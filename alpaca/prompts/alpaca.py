@@ -103,4 +103,4 @@ def _check_prompt(name: str, field: str, prompt: str, marker: str, needed: set[s
     if at < 0:
         raise BadTemplate(f"{where} does not hold the response_split {marker!r}")
     if rest := prompt[at + len(marker) :].strip():
-        raise BadTemplate(f"{where} goes on with {rest[:40]!r} after the response_split, where the answer must begin")
+        raise BadTemplate(f"{where} continues with {rest[:40]!r} after the response_split, where the answer must begin")

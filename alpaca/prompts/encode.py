@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from alpaca.errors import BadMessages, BadSetting, BadTemplate
 from alpaca.prompts.codec import Codec, Part, Span
 from alpaca.prompts.example import Example
+from alpaca.prompts.percentiles import PERCENTS, percentiles
 from alpaca.prompts.template import Segment, Template
+from alpaca.words import numbered_rows, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,20 +66,15 @@ class LengthReport:
     split: list[int] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
-    def percentiles(self, at: Sequence[int] = (50, 75, 90, 95, 99, 100)) -> dict[int, int]:
-        """Length in tokens that so many percent of the examples do not exceed."""
-        import numpy as np
-
-        if not len(self.lengths):
-            return dict.fromkeys(at, 0)
-        values = np.percentile(self.lengths, at, method="inverted_cdf")
-        return {percent: int(value) for percent, value in zip(at, values, strict=True)}
+    def percentiles(self, percents: Sequence[int] = PERCENTS) -> dict[int, int]:
+        """Percent → length in tokens that this share of the examples does not exceed; 0 without examples."""
+        return percentiles(self.lengths, percents) or dict.fromkeys(percents, 0)
 
     def lines(self) -> list[str]:
         """The report for people."""
         within = int((self.lengths <= self.cutoff_len).sum())
-        share = f" ({within / len(self.lengths):.1%})" if len(self.lengths) else ""
-        lengths = ", ".join(f"{percent} %: {length}" for percent, length in self.percentiles().items())
+        share = f" ({percent(within, len(self.lengths))})" if len(self.lengths) else ""
+        lengths = ", ".join(f"{part} %: {length}" for part, length in self.percentiles().items())
         lines = [
             f"{self.kept} examples kept, {self.truncated} of them truncated to cutoff_len {self.cutoff_len}",
             f"tokens per example: {lengths}; {within}{share} fit in {self.cutoff_len}",
@@ -85,12 +82,11 @@ class LengthReport:
         if self.split:
             lines.append(
                 f"{len(self.split)} conversations made into one example for each answer, because the template rewrites "
-                f"earlier answers: {_rows(self.split)}"
+                f"earlier answers: {numbered_rows(self.split)}"
             )
-        if self.dropped_too_long:
-            lines.append(f"{len(self.dropped_too_long)} dropped as too long: {_rows(self.dropped_too_long)}")
-        if self.dropped_no_label:
-            lines.append(f"{len(self.dropped_no_label)} dropped, nothing to train on: {_rows(self.dropped_no_label)}")
+        for rows, why in ((self.dropped_too_long, " as too long"), (self.dropped_no_label, ", nothing to train on")):
+            if rows:
+                lines.append(f"{len(rows)} dropped{why}: {numbered_rows(rows)}")
         return lines
 
 
@@ -269,8 +265,3 @@ def _pieces(tokenizer: Any, encoded: Encoded) -> Iterator[tuple[str, bool]]:
                 text = tokenizer.decode(piece, clean_up_tokenization_spaces=False)
                 yield text.replace("\x1b", "␛"), trained  # a row must not steer the terminal
         done = end
-
-
-def _rows(rows: list[int]) -> str:
-    listed = ", ".join(map(str, rows[:10]))
-    return f"rows {listed}" + (f" and {len(rows) - 10} more" if len(rows) > 10 else "")

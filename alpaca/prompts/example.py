@@ -78,12 +78,30 @@ def _role_and_content(message: Mapping[str, str], number: int) -> tuple[str, str
     for field in ("role", "content"):
         if field not in message:
             raise BadMessages(f"message {number} has no '{field}' (found: {names(message)})")
-        if problem := text_problem(message[field]):
+    role, content = message["role"], _joined_parts(message["content"], number)
+    for field, text in (("role", role), ("content", content)):
+        if problem := text_problem(text):
             raise BadMessages(f"message {number}: '{field}' {problem}")
-    role = message["role"]
     if role not in ROLES:
         raise BadMessages(f"message {number} has the role {role[:40]!r}; known are {', '.join(ROLES)}")
-    return role, message["content"]
+    return str(role), str(content)
+
+
+def _joined_parts(content: object, number: int) -> object:
+    """Content that is a list of text parts, as OpenAI's clients send it, as one text; anything else as it is."""
+    if not isinstance(content, Sequence) or isinstance(content, str | bytes):
+        return content
+    texts = []
+    for part in content:
+        if not isinstance(part, Mapping):
+            raise BadMessages(f"message {number}: 'content' is a list of {type_name(part)}, not of {{type, text}}")
+        if part.get("type") != "text":
+            kind = str(part.get("type"))[:40]
+            raise BadMessages(f"message {number}: 'content' holds a part of type {kind!r}; only text is read")
+        if problem := text_problem(part.get("text")):
+            raise BadMessages(f"message {number}: 'content' holds a text part that {problem}")
+        texts.append(part["text"])
+    return "".join(texts)
 
 
 def _turns(said: list[tuple[str, str]], first: int) -> tuple[Turn, ...]:

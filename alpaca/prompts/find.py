@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadTemplate, TemplateNotFound
-from alpaca.paths import TEMPLATES
+from alpaca.paths import TEMPLATES, as_written
 from alpaca.prompts.alpaca import AlpacaTemplate
 from alpaca.prompts.chat import ChatTemplate, template_hash
 from alpaca.prompts.template import Template
@@ -29,7 +29,7 @@ def load_template(name: str, tokenizer: Any = None, *, folder: Path | None = Non
             raise BadTemplate("the template 'chat' belongs to a base's tokenizer, and no tokenizer was given")
         return ChatTemplate(tokenizer)
     folder = folder or TEMPLATES
-    path = Path(os.path.expanduser(name))  # unlike Path's own it leaves the name of nobody as it is
+    path = as_written(name)
     is_path = name.endswith(".json") or path.name != name
     found = path if is_path else folder / f"{name}.json"
     if (allow_path or not is_path) and os.path.isfile(found):  # which takes a name of any length, unlike is_file()

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.card import CARD, Card, check_special_tokens
-from alpaca.adapter.folder import AdapterFiles, BaseShape, Stamp, parts, stamp, verify_files
+from alpaca.adapter.folder import AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
 from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
 from alpaca.prompts.find import template_from_card
 from alpaca.prompts.template import Template
 from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
 from alpaca.serving.download import Limits
+from alpaca.serving.roots import Root, not_there
 from alpaca.words import shown_url
 
 MAX_SOURCE = 2048  # characters
@@ -42,6 +43,23 @@ def tuned_here(project: Path) -> Path | None:
         return None
     print("adapter: lora-alpaca, because it is there and COG_WEIGHTS is not set (COG_WEIGHTS= serves the base alone)")
     return folder
+
+
+def check_given(source: str | Path, roots: Sequence[Path]) -> None:
+    """Raise AdapterNotFound, with what there is, where nothing is at the operator's `source`; its files are not read.
+
+    It takes no time, so that a slip of the pen is told before a base is loaded.
+    """
+    name = str(source)
+    check_source(name)
+    if is_url(name):
+        return
+    places = [Path(os.path.expanduser(name)), *(place for root in roots if (place := Root.of(root).place(name)))]
+    place = next((place for place in places if os.path.exists(place)), None)
+    if place is None:
+        raise not_there(called(name), [Root.of(root) for root in roots])
+    if place.is_dir():
+        check_there(place, called(name))
 
 
 def is_url(source: str) -> bool:
@@ -89,10 +107,11 @@ class AdapterStore:
         limits: Limits | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`roots`: folders whose adapters anyone may name. `max_bytes` bounds the cache; None is ALPACA_CACHE_GB's."""
+        """`roots`: where anyone may name adapters, as Root.of reads it. `max_bytes` bounds the cache; None is
+        ALPACA_CACHE_GB's."""
         self._base = BaseShape(base)
         self._tokenizer = tokenizer
-        self._roots = tuple(roots)
+        self._roots = tuple(map(Root.of, roots))
         self._cache = CacheFolder(cache_dir or default_cache(), max_bytes)
         self._limits = limits or Limits()
         self._say = say
@@ -136,14 +155,18 @@ class AdapterStore:
         if trusted and os.path.exists(path := os.path.expanduser(source)):
             return Path(os.path.realpath(path))
         for root in self._roots:
-            path = os.path.realpath(root / source)
+            if (place := root.place(source)) is None:
+                continue
+            path = os.path.realpath(place)
             # The path comes first: of what lies outside, not even the existence is looked at.
             if all(self._inside(os.path.realpath(p)) for p in (path, *parts(Path(path)))) and os.path.exists(path):
                 return Path(path)
+        if trusted:
+            raise not_there(called(source), self._roots)
         raise AdapterNotFound(f"no adapter {called(source)!r}: neither a folder nor an archive that may be used here")
 
     def _inside(self, path: str) -> bool:
-        return any(Path(path).is_relative_to(os.path.realpath(root)) for root in self._roots)
+        return any(Path(path).is_relative_to(os.path.realpath(root.folder)) for root in self._roots)
 
     def _known(self, key: tuple[str, str]) -> Adapter | None:
         with self._lock:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +19,14 @@ from alpaca.prompts.find import load_template
 from alpaca.prompts.literal import LiteralTemplate
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.lora import LoraStack
 from alpaca.serving.request import BASE_ALONE, GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.text import TextStream, stop_ids
+
+DRAWN_SEEDS = 2**31  # `cog run -i seed=` takes 32-bit signed numbers, and what an answer reports can be asked again
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Admission:
     template: Template
     """For requests that name none and whose adapter brings none."""
     adapters: AdapterStore
-    default: Adapter | None
+    default: DefaultAdapter | None
     """The adapter of requests that name none."""
     eos_ids: tuple[int, ...]
     """What ends an answer whatever the template; its own turn end comes on top."""
@@ -42,6 +46,8 @@ class Admission:
     vocabulary: int
     stack: LoraStack
     device: torch.device
+    separate: bool
+    """Nothing that was computed for one request is used for another."""
 
     def admit(self, request: GenerationRequest) -> Job:
         """The request as a job with its answers. It may take as long as the download of an adapter does.
@@ -56,20 +62,27 @@ class Admission:
         if not prompt:  # some tokenizers drop characters
             raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
         used = adapter if request.adapter_scale else None
-        job = Job(request, used, prompt, self._room(request, len(prompt)))
+        scope = f" {secrets.token_hex(8)}" if self.separate else ""
+        job = Job(request, used, prompt, self._room(request, len(prompt)), scope)
         self._add_answers(job, template)
         return job
 
     def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
         if request.adapter == BASE_ALONE:
             return None
-        adapter = self.default if request.adapter is None else self.adapters.find(request.adapter)
-        if adapter is not None:
-            self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
+        if request.adapter is not None:
+            adapter = self.adapters.find(str(request.adapter), trusted=isinstance(request.adapter, Path))
+        elif self.default is not None:
+            adapter = self.default.find(lambda found: self.stack.find(found.digest) is not None)
+        else:
+            return None
+        self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
         return adapter
 
     def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
         wanted = request.prompt_template
+        if not isinstance(wanted, str):
+            return wanted
         if not wanted:
             return adapter.template if adapter is not None and adapter.template is not None else self.template
         if "{" in wanted or "\n" in wanted:
@@ -91,7 +104,7 @@ class Admission:
         request = job.request
         stops = (*template.stop_strings, *request.stop_sequences)
         end_ids = self._end_ids(template, stops)
-        seed = secrets.randbelow(2**32) if request.seed is None else request.seed
+        seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
         for index in range(request.n):
             sampler = Sampler(
                 request,

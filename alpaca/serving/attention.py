@@ -1,4 +1,4 @@
-"""Attention over the cache: decoding rows together where their slots lie side by side, each prompt chunk by itself."""
+"""Attention over the cache: decoding rows together where their slots lie side by side, prompts one by one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class Prefill:
     """Tokens first … last of one prompt, written to `slot` from position `start` on."""
 
     first: int
@@ -58,14 +58,14 @@ def _span(rows: Sequence[tuple[int, int]], group: list[int], device: torch.devic
     return Span(group[0], group[-1] + 1, rows[group[0]][0], longest, mask)
 
 
-def chunk(first: int, count: int, slot: int, start: int, group: int, device: torch.device) -> Chunk:
+def prefill(first: int, count: int, slot: int, start: int, group: int, device: torch.device) -> Prefill:
     """`count` tokens of a prompt, the first of them in row `first` of the step and at position `start`."""
     causal = torch.ones(count, start + count, dtype=torch.bool, device=device).tril(start)
-    return Chunk(first, first + count, slot, start, causal.repeat(group, 1))
+    return Prefill(first, first + count, slot, start, causal.repeat(group, 1))
 
 
 def attend(
-    query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span | Chunk], scale: float, out: Tensor
+    query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span | Prefill], scale: float, out: Tensor
 ) -> None:
     """Write each row's attention into `out`.
 

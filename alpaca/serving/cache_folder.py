@@ -17,7 +17,6 @@ Several threads and processes may share it. What holds:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -31,6 +30,7 @@ from pathlib import Path
 
 from alpaca.adapter.archive import unpack
 from alpaca.errors import AdapterError, CacheFull, CacheUnusable, is_full_disk
+from alpaca.files import is_locked, locked
 from alpaca.paths import CACHE, cache_home
 from alpaca.serving.download import Limits, download
 from alpaca.words import shown_url
@@ -153,55 +153,42 @@ class CacheFolder:
     @contextlib.contextmanager
     def _aside(self, prefix: str) -> Iterator[Path]:
         """A hidden folder to work in, removed afterwards."""
-        with self._alone():
-            aside = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
-            lock = _lock(aside)
-        try:
-            yield aside
-        except OSError as error:
-            if is_full_disk(error):
-                raise CacheFull(f"the disk of {self.folder} is full: {CACHE} names another one") from None
-            raise
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-            os.close(lock)
+        with contextlib.ExitStack() as held:
+            with self._alone():
+                aside = Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
+                held.enter_context(locked(aside, _wait))
+                held.callback(shutil.rmtree, aside, ignore_errors=True)
+            try:
+                yield aside
+            except OSError as error:
+                if is_full_disk(error):
+                    raise CacheFull(f"the disk of {self.folder} is full: {CACHE} names another one") from None
+                raise
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """While no other thread or process adds, removes or sweeps."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = _lock(self.folder)
-        except OSError as error:
-            raise CacheUnusable(
-                f"{self.folder} can't be written to ({error.strerror}); adapters are unpacked there, and {CACHE} names "
-                "another folder"
-            ) from None
-        try:
+        with contextlib.ExitStack() as held:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.folder, _wait))
+            except OSError as error:
+                raise CacheUnusable(
+                    f"{self.folder} can't be written to ({error.strerror}); adapters are unpacked there, and {CACHE} "
+                    "names another folder"
+                ) from None
             yield
-        finally:
-            os.close(lock)
 
 
-def _lock(folder: Path) -> int:
-    """Lock a folder until what is returned is closed, or the process ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    with contextlib.suppress(OSError):  # file systems that lock no folders (NFS) do without
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    return handle
+def _wait(seconds: float) -> None:
+    """What is done under the lock of the folder takes no time to speak of."""
 
 
 def _left_over(folder: Path) -> bool:
-    handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
+        return not is_locked(folder)
+    except OSError:  # nothing is locked on this file system: only its age tells
         return time.time() - folder.stat().st_mtime > DAY
-    finally:
-        os.close(handle)
-    return True
 
 
 def _size(folder: Path) -> int:

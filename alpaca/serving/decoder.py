@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alpaca.errors import BadBase
-from alpaca.serving.attention import Chunk, Span, attend
+from alpaca.serving.attention import Prefill, Span, attend
 from alpaca.serving.cache import KeyValueCache, head_dim
 from alpaca.serving.projection import Mix, Projection
 
@@ -34,7 +34,7 @@ class Step:
     """[rows] in their sequence, from 0."""
     slots: Tensor
     """[written] the cache slot of each row that is not padding; these come first."""
-    parts: list[Span | Chunk]
+    parts: list[Span | Prefill]
     wanted: Tensor
     """[answers] rows whose next token is asked for."""
     mix: Mix | None = None

@@ -3,13 +3,14 @@
 The address that was checked is the one connected to, and every redirect is checked again, so that a URL can't be
 used to reach into the network the server stands in. An operator opens exceptions with ALPACA_ALLOWED_HOSTS, a list
 of ``host`` or ``host:port`` with commas between; these may also be private and speak plain http.
+
+The operator's own URLs, which come with a checksum, are fetched by `alpaca/base/resumable_download.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import os
 import queue
 import socket
@@ -22,11 +23,11 @@ from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from alpaca.errors import DownloadRefused, is_full_disk
+from alpaca.serving.public_address import is_public
 from alpaca.words import one_line, shown_url
 
 ALLOWED_HOSTS = "ALPACA_ALLOWED_HOSTS"
 CHUNK = 1 << 18
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # an IPv4 address, perhaps a private one, in the clothes of IPv6
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,6 @@ def _joined(url: str, location: str) -> str:
         return urljoin(url, location)
     except ValueError:
         raise DownloadRefused(f"{shown_url(url)} redirects to what is no URL") from None
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address lies in the public internet: not private, loopback, link-local, multicast or disguised."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.ipv4_mapped is not None:
-            return is_public(str(ip.ipv4_mapped))
-        if ip.sixtofour is not None or ip.teredo is not None or ip in NAT64:
-            return False
-    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 @contextlib.contextmanager
@@ -140,10 +130,7 @@ class _Connection(http.client.HTTPConnection):
         self._cut = False
 
     def connect(self) -> None:
-        addresses = _addresses(self.host, self.port, self.timeout)
-        refused = [a for a in addresses if not self._trusted and not is_public(a)]
-        if refused:
-            raise DownloadRefused(f"{self.host} is at {refused[0]}, which is not in the public internet")
+        addresses = self._addresses()
         self.sock = self._open = self._first_open(addresses)
         if self._cut:  # while there was nothing yet to cut
             raise TimeoutError
@@ -152,6 +139,20 @@ class _Connection(http.client.HTTPConnection):
             wrapped = tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = self._open = wrapped
             wrapped.do_handshake()
+
+    def _addresses(self) -> list[str]:
+        """Where the host is. A client is not told whether a name leads into this network or nowhere; the log is."""
+        try:
+            addresses = _addresses(self.host, self.port, self.timeout)
+        except (socket.gaierror, UnicodeError) as error:
+            problem = str(error)
+        else:
+            inside = [address for address in addresses if not self._trusted and not is_public(address)]
+            if not inside:
+                return addresses
+            problem = f"it is at {inside[0]}, and {ALLOWED_HOSTS} does not name it"
+        _log(f"download refused: {self.host}: {problem}")
+        raise DownloadRefused(f"{self.host} is not in the public internet")
 
     def _first_open(self, addresses: list[str]) -> socket.socket:
         """A connection to the first address that takes one: a host without IPv6 may still see IPv6 addresses."""
@@ -203,6 +204,13 @@ def _addresses(host: str, port: int, seconds: float | None) -> list[str]:
     if isinstance(result, Exception):
         raise result
     return list(dict.fromkeys(result))
+
+
+def _log(line: str) -> None:
+    """Print where only the operator reads it: what this thread prints, Cog sends to the client with its answer."""
+    apart = threading.Thread(target=print, args=(line,), kwargs={"flush": True}, daemon=True)
+    apart.start()
+    apart.join()
 
 
 def _save(response: http.client.HTTPResponse, target: Path, limits: Limits, url: str) -> None:

@@ -13,27 +13,27 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 
-from alpaca.adapter.folder import changed_modules, load_tensors
 from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
-from alpaca.serving.lora import LoraStack, Weights
+from alpaca.serving.default import DefaultAdapter
+from alpaca.serving.lora import LoraStack, Place
+from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.slots import Slots
-from alpaca.serving.step import build_step
+from alpaca.serving.step import Parts, build_step
 from alpaca.serving.stream import FinishReason, Stream
 
 PATIENCE = 120.0  # seconds a request waits for a place for its adapter while all are in use
@@ -70,11 +70,13 @@ class Engine:
         template: Template,
         *,
         adapters: AdapterStore,
-        default: Adapter | None = None,
+        default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
+        separate: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
-        """`template` and `default` (an adapter) are for requests that name none."""
+        """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
+        request is not used for another."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._slots = Slots(plan.slots)
@@ -89,14 +91,13 @@ class Engine:
             vocabulary=len(decoder.head),
             stack=self._stack,
             device=decoder.device,
+            separate=separate,
         )
-        self._say = say
         self._scheduler = Scheduler(CHUNK[decoder.device.type])
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
-        self._loader = ThreadPoolExecutor(1, "adapter-loader")
-        self._loading: dict[str, Future[Weights]] = {}
+        self._reader = AdapterReader(self._stack, self._wake, say)
         self._lock = threading.Lock()
         self._submitted = 0
         self._steps = 0
@@ -138,9 +139,12 @@ class Engine:
         """Cancel everything and end the thread."""
         with self._lock:
             self._closing = True
-        self._inbox.put(None)
+        self._wake()
         self._thread.join()
-        self._loader.shutdown()
+        self._reader.close()
+
+    def _wake(self) -> None:
+        self._inbox.put(None)
 
     # --- the engine's thread ---
     def _work(self) -> None:
@@ -174,93 +178,94 @@ class Engine:
                 self._finish(answer, FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        """Give waiting answers slots, in their order, as long as there are any."""
-        wanted = {answer.job.adapter.digest for answer in self._waiting if answer.job.adapter}
-        for digest in [digest for digest, future in self._loading.items() if future.done() and digest not in wanted]:
-            del self._loading[digest]  # read for a request that was cancelled meanwhile
+        """Give waiting answers slots, in their order, as long as there are any.
+
+        The first whose adapter is not in memory waits for it. Meanwhile those behind it that need no adapter, or whose
+        adapter is there, go past, unless it would have to wait longer for their sake.
+        """
+        self._reader.forget_all_but({answer.job.adapter.digest for answer in self._waiting if answer.job.adapter})
+        first: Sequence | None = None
         for answer in list(self._waiting):
             if not self._slots.free:
                 return
-            if answer.job.over:
-                continue  # it failed while its sibling was looked at
-            if answer.index and not answer.job.answers[0].prefilled and answer.job.answers[0].finish is None:
-                continue  # the first answer computes the prompt for all of them
+            if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
+                continue
             try:
-                if answer.job.adapter is not None and not self._place(answer, answer.job.adapter):
-                    return
-                self._start(answer)
+                if answer.job.adapter is None or self._find_place(answer, answer.job.adapter, first):
+                    self._start(answer)
+                else:
+                    first = first or answer
             except Exception as error:
                 self._fail(answer.job, error)
 
-    def _place(self, answer: Sequence, adapter: Adapter) -> bool:
-        """Give an answer its adapter's place; False while that is still being read or all places are in use."""
+    def _find_place(self, answer: Sequence, adapter: Adapter, first: Sequence | None) -> bool:
+        """Give an answer its adapter's place; False while it has to wait, behind `first` where there is one."""
         place = self._stack.find(adapter.digest)
-        if place is None:
-            future = self._loading.get(adapter.digest)
-            if future is None:
-                future = self._loading[adapter.digest] = self._loader.submit(self._load, adapter)
-                future.add_done_callback(lambda _: self._inbox.put(None))
-            if not future.done():
-                return False
-            try:
-                place = self._stack.put(adapter.digest, future.result())
-            finally:
-                if place is not None or future.exception() is not None:
-                    del self._loading[adapter.digest]
-            if place is None:
-                answer.blocked = answer.blocked or time.perf_counter()
-                if time.perf_counter() - answer.blocked > PATIENCE:
-                    del self._loading[adapter.digest]
-                    raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
-                return False
-        self._stack.pin(place)
-        answer.place = place
-        return True
+        if first is None:
+            place = place or self._make_place(answer, adapter)
+        elif first.blocked and self._delays(answer):
+            place = None
+        if place is not None:
+            self._stack.pin(place)
+            answer.place = place
+        return place is not None
 
-    def _load(self, adapter: Adapter) -> Weights:
-        """Read an adapter from disk, on the loader's thread, and say what it changes."""
-        tensors, files = load_tensors(adapter.files), adapter.files
-        changed = changed_modules(tensors)
-        self._say(f"adapter: {adapter.name} changes {changed} of its {len(files.modules)} modules")
-        if changed == 0:
-            self._say(f"adapter: WARNING: every B of {adapter.name} is zero, so it changes nothing")
-        return self._stack.prepare(files.spec, files.modules, tensors)
+    def _delays(self, answer: Sequence) -> bool:
+        """Whether an adapter might stay in use for longer than it may now, if this answer ran too.
+
+        While somebody waits for room nothing that does begins, so the wait has an end however many requests come.
+        """
+        return answer.longest > max((other.longest for other in self._running if other.place), default=0)
+
+    def _make_place(self, answer: Sequence, adapter: Adapter) -> Place | None:
+        """A place for an adapter that has none yet; None while it is being read or all places are in use."""
+        weights = self._reader.read(adapter)
+        if weights is None:
+            return None
+        place = self._stack.put(adapter.digest, weights)
+        if place is None:
+            answer.blocked = answer.blocked or time.perf_counter()
+            if time.perf_counter() - answer.blocked <= PATIENCE:
+                return None
+        self._reader.forget(adapter)
+        if place is None:
+            raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
+        return place
 
     def _start(self, answer: Sequence) -> None:
         grant = self._slots.take(answer.job.key, answer.tokens)
         assert grant is not None, "a slot was free"
-        answer.slot, answer.computed, answer.reused = grant.slot, grant.reused, grant.reused
+        answer.begin(grant)
         self._cache.begin(grant.slot.number, grant.reused)
         if grant.source is not None:
             self._cache.copy(grant.source.number, grant.slot.number, grant.reused)
-        answer.started = time.perf_counter()
         with self._lock:
             self._waiting.remove(answer)
             self._running.append(answer)
 
     def _step(self) -> None:
-        """One forward pass; should it fail, those who took part fail, and nobody else."""
+        """Schedule, run, postprocess; should the run fail, those who took part fail, and nobody else."""
         parts = self._scheduler.next_step(self._running)
         try:
-            step, ordered = build_step(parts, self._decoder)
-            logits = self._decoder.forward(step, self._cache)
-            for answer, count in ordered:
-                assert answer.slot is not None
-                answer.slot.tokens += answer.tokens[answer.computed : answer.computed + count]
-                answer.computed += count
-            ready = [answer for answer, _ in ordered if not answer.remaining]
-            tokens = choose(logits, [answer.sampler for answer in ready]) if ready else []
+            chosen = self._run(parts)
         except Exception as error:
-            for job in {answer.job: None for answer, _ in parts}:
-                self._fail(job, error)
-            if self._decoder.device.type == "cuda":
-                torch.cuda.empty_cache()
+            self._fail_step(parts, error)
             return
         self._steps += 1
-        for answer, token in zip(ready, tokens, strict=True):
-            answer.accept(token, len(ready))
+        for answer, token in chosen:
+            answer.accept(token, len(chosen))
             if answer.finish is not None:
                 self._finish(answer, answer.finish)
+
+    def _run(self, parts: Parts) -> list[tuple[Sequence, int]]:
+        """One forward pass: every answer whose tokens are all computed by now, with its next token."""
+        step, ordered = build_step(parts, self._decoder)
+        logits = self._decoder.forward(step, self._cache)
+        for answer, count in ordered:
+            answer.advance(count)
+        ready = [answer for answer, _ in ordered if not answer.remaining]
+        tokens = choose(logits, [answer.sampler for answer in ready]) if ready else []
+        return list(zip(ready, tokens, strict=True))
 
     # --- how answers end ---
     def _finish(self, answer: Sequence, reason: FinishReason) -> None:
@@ -285,6 +290,13 @@ class Engine:
                     self._finished[FinishReason.FAILED] += 1
         job.over = True
         job.stream.end(readable)
+
+    def _fail_step(self, parts: Parts, error: Exception) -> None:
+        """End the requests that took part in a step that failed."""
+        for job in {answer.job: None for answer, _ in parts}:
+            self._fail(job, error)
+        if self._decoder.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _give_back(self, answer: Sequence, *, broken: bool = False) -> None:
         """Free what an answer holds: its slot and its pin on the adapter."""

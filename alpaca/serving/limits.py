@@ -30,19 +30,30 @@ class EngineLimits:
     columns: int | None = None
     """Ranks of all adapters in memory together (MAX_LORA_COLUMNS)."""
     roots: tuple[Path, ...] = ()
-    """Folders in which requests may name adapters (ADAPTER_FOLDERS, with colons between)."""
+    """Where requests may name adapters (ADAPTER_FOLDERS, with colons between): what lies directly in these folders. One
+    may end in a pattern for names, such as lora-*."""
+
+    separate: bool = False
+    """Requests share nothing that was computed, so that the time an answer takes tells nothing of another client's
+    prompt (SEPARATE_REQUESTS)."""
 
     @classmethod
-    def from_environment(cls, root: Path) -> EngineLimits:
-        """`root`: the adapters' folder where ADAPTER_FOLDERS is not set. Raises BadSetting for a value that is no
-        number, or out of range."""
-        folders = os.environ.get("ADAPTER_FOLDERS", str(root))
+    def from_environment(cls, project: Path) -> EngineLimits:
+        """`project`: where ADAPTER_FOLDERS is not set, its folder adapters/ and what is called lora-… in it, so that
+        nothing else of a project can be named. Raises BadSetting for a value that is no number, or out of range."""
+        folders = os.environ.get("ADAPTER_FOLDERS", os.pathsep.join(map(str, default_roots(project))))
         return cls(
             concurrency=_number("MAX_CONCURRENCY", 1, 256) or cls.concurrency,
             context=_number("MAX_CONTEXT", 16, 10_000_000),
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
+            separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
         )
+
+
+def default_roots(project: Path) -> tuple[Path, ...]:
+    """Where the adapters of a project are."""
+    return project / "adapters", project / "lora-*"
 
 
 def plan_columns(config: Any, dtype: torch.dtype, wanted: int | None, free: int, device: torch.device) -> int:

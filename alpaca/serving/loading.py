@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,16 @@ from alpaca.base.find import WEIGHTS, resolve_base
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.base.precision import choose_precision
 from alpaca.device import free_memory, pick_device
+from alpaca.progress import Say
 from alpaca.prompts.find import load_template
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
 from alpaca.serving.decoder import Decoder, longest_context
+from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
-Say = Callable[[str], None]
 LEFT = {"cuda": 0, "cpu": 150_000_000}
 """Bytes that stay free for the steps: without them a small container thrashes, or is killed at its first request."""
 
@@ -55,11 +55,11 @@ def open_engine(
     """
     limits = limits or EngineLimits()
     store = AdapterStore(base.folder, base.tokenizer, roots=limits.roots, say=say)
-    default = None if adapter is None else store.find(str(adapter), trusted=True)
+    default = None if adapter is None else DefaultAdapter(str(adapter), store, say)
     template = load_template("auto", base.tokenizer)
-    say(f"adapter: {default.name if default else 'none'}")
-    if default is not None and default.template is not None:
-        say(f"template: {default.template.name} (the adapter was trained with it)")
+    say(f"adapter: {default.last.name if default else 'none'}")
+    if default is not None and default.last.template is not None:
+        say(f"template: {default.last.template.name} (the adapter was trained with it)")
     else:
         card = "" if default is None else "the adapter has no card; "
         say(f"template: {template.name} ({card}{_auto_reason(base.tokenizer)})")
@@ -72,6 +72,7 @@ def open_engine(
         adapters=store,
         default=default,
         eos_ids=end_ids(base.model, base.tokenizer),
+        separate=limits.separate,
         say=say,
     )
 

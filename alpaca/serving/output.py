@@ -33,7 +33,11 @@ class Output:
                 sent += 1
 
     def metrics(self) -> dict[str, Any]:
-        """Counts in tokens, times in seconds; complete once the pieces are read. The seed is the first answer's."""
+        """Counts in tokens, times in seconds; complete once the pieces are read. The seed is the first answer's.
+
+        How much of the prompt was computed before is not told: to a client that guesses another one's prompt, it would
+        say how much of the guess is right.
+        """
         if len(self._ended) < self._n:
             return {}
         usages = self._usages()
@@ -43,7 +47,6 @@ class Output:
         return {
             "input_token_count": usages[0].input_tokens,
             "output_token_count": tokens,
-            "reused_token_count": usages[0].reused_tokens,
             "queue_time": round(usages[0].queued, 4),
             "time_to_first_token": round(min(first, default=total), 4),
             "tokens_per_second": round(tokens / total, 2) if total > 0 else 0.0,

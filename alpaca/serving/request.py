@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
 from alpaca.prompts.example import Example
-from alpaca.prompts.template import MAX_TEXT_CHARS
+from alpaca.prompts.template import MAX_TEXT_CHARS, Template
 
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 256
@@ -16,11 +17,11 @@ MAX_ADAPTER_CHARS = 2048
 # field → (lowest, highest); whole numbers where both ends are ints
 BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 131_072),
-    "min_tokens": (0, 131_072),
+    "min_tokens": (-1, 131_072),
     "total_tokens": (1, 131_072),
     "temperature": (0.0, 5.0),
     "top_p": (0.0, 1.0),
-    "top_k": (0, 100_000),
+    "top_k": (-1, 100_000),
     "min_p": (0.0, 1.0),
     "repetition_penalty": (0.01, 5.0),
     "presence_penalty": (-5.0, 5.0),
@@ -43,13 +44,13 @@ class GenerationRequest:
     max_tokens: int = 512
     """The answer ends after this many tokens; less where the context ends earlier."""
     min_tokens: int = 0
-    """The model may not end the answer before. A stop sequence still does."""
+    """The model may not end the answer before; 0 or -1: whenever it likes. A stop sequence still ends it."""
     temperature: float = 0.7
     """0 takes the likeliest token always (greedy); higher is more varied."""
     top_p: float = 0.95
     """Draw from the likeliest tokens that together hold this much probability; 1 keeps all."""
     top_k: int = 0
-    """Draw from this many likeliest tokens; 0 keeps all."""
+    """Draw from this many likeliest tokens; 0 or -1 keeps all."""
     min_p: float = 0.0
     """Draw from tokens at least this fraction as likely as the likeliest; 0 keeps all."""
     repetition_penalty: float = 1.0
@@ -61,14 +62,15 @@ class GenerationRequest:
     stop_sequences: tuple[str, ...] = ()
     """The answer ends before the first of these; none of them is ever sent."""
     seed: int | None = None
-    """The same seed gives the same answer (0 is a seed like any other); None draws one."""
+    """The same seed gives the same answer (0 is a seed like any other); None draws one below 2³¹."""
     n: int = 1
     """How many answers."""
-    prompt_template: str = ""
-    """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's."""
-    adapter: str | None = None
+    prompt_template: str | Template = ""
+    """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's. Within this process
+    also a template itself: request_from_inputs, which clients' inputs go through, takes texts only."""
+    adapter: str | Path | None = None
     """A folder or archive in the server's adapter folder, or an https URL; "none" is the base alone; None takes the
-    default adapter."""
+    default adapter. Within this process also a path, which may lie anywhere: clients' inputs are texts."""
     adapter_scale: float = 1.0
     """Strength of the adapter: 0 is the base alone, 1 as trained."""
     total_tokens: int | None = None
@@ -76,7 +78,7 @@ class GenerationRequest:
 
     def __post_init__(self) -> None:
         self._check_text()
-        if self.adapter is not None and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
+        if isinstance(self.adapter, str) and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
             raise OutOfRange(f"adapter has {len(self.adapter):,} characters: it must have 1 to {MAX_ADAPTER_CHARS:,}")
         for name in BOUNDS:
             self._check_number(name)
@@ -92,7 +94,8 @@ class GenerationRequest:
         turns = self.example.turns
         if not turns or not turns[-1].instruction.strip():
             raise EmptyPrompt("there is nothing to answer: give a prompt, or messages that end with the user's")
-        size = len(self.example.system) + len(self.prompt_template)
+        size = len(self.example.system)
+        size += len(self.prompt_template) if isinstance(self.prompt_template, str) else 0
         size += sum(len(t.instruction) + len(t.input) + len(t.output or "") for t in turns)
         if size > MAX_TEXT_CHARS:
             raise OutOfRange(f"the request's text has {size:,} characters; at most {MAX_TEXT_CHARS:,}")

@@ -133,7 +133,7 @@ def _candidates(logits: Tensor, requests: Sequence[GenerationRequest], size: int
     Also whether they settle the row: [rows], True where no token beyond them could be kept.
     """
     vocabulary = logits.shape[-1]
-    top_k = _column([min(r.top_k or vocabulary, vocabulary) for r in requests], logits)
+    top_k = _column([min(r.top_k if r.top_k > 0 else vocabulary, vocabulary) for r in requests], logits)
     top_p = _column([r.top_p for r in requests], logits)
     min_p = _column([r.min_p for r in requests], logits)
     values, ids = logits.topk(size, dim=-1)

@@ -9,7 +9,7 @@ from alpaca.serving.adapters import Adapter
 from alpaca.serving.lora import Place
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler
-from alpaca.serving.slots import Key, Slot
+from alpaca.serving.slots import Grant, Key, Slot
 from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
 from alpaca.serving.text import TextStream
 
@@ -22,6 +22,8 @@ class Job:
     adapter: Adapter | None
     prompt: list[int]
     max_tokens: int
+    scope: str = ""
+    """Requests of one scope reuse what was computed for each other."""
     stream: Stream = field(default_factory=Stream)
     answers: list[Sequence] = field(default_factory=list)
     submitted: float = field(default_factory=time.perf_counter)
@@ -30,8 +32,9 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """What the keys and values of its tokens depend on, besides the tokens."""
-        return ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
+        """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
+        digest, scale = ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
+        return f"{digest}{self.scope}", scale
 
 
 @dataclass(eq=False)
@@ -67,9 +70,31 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def longest(self) -> int:
+        """Tokens it may still take: of the prompt to be computed, and of the answer to be made."""
+        return self.remaining + self.job.max_tokens - self.said
+
+    @property
     def prefilled(self) -> bool:
         """Whether the whole prompt is in the cache."""
         return self.computed >= len(self.job.prompt)
+
+    @property
+    def waits_for_sibling(self) -> bool:
+        """Whether the request's first answer is still computing the prompt, which it does for all of them."""
+        first = self.job.answers[0]
+        return self is not first and not first.prefilled and first.finish is None
+
+    def begin(self, grant: Grant) -> None:
+        """Take a slot, and with it what it remembers of the prompt."""
+        self.slot, self.computed, self.reused = grant.slot, grant.reused, grant.reused
+        self.started = time.perf_counter()
+
+    def advance(self, count: int) -> None:
+        """The keys and values of `count` more tokens are in the cache."""
+        assert self.slot is not None
+        self.slot.tokens += self.tokens[self.computed : self.computed + count]
+        self.computed += count
 
     def accept(self, token: int, batch: int) -> None:
         """Take the next token, stream its text, and note how the answer ends, if it does."""

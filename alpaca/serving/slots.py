@@ -10,7 +10,8 @@ import numpy as np
 WORTH = 8  # tokens; a shorter common beginning isn't looked for
 
 Key = tuple[str, float]
-"""What makes keys and values valid for a request: the adapter's content hash and its scale; ("", 0.0) is the base."""
+"""What makes keys and values valid for a request: the adapter's content hash, with the scope of those who may use them,
+and its scale; ("", 0.0) is the base."""
 
 
 @dataclass

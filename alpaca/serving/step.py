@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alpaca.serving.attention import Chunk, Span, chunk, spans
+from alpaca.serving.attention import Prefill, Span, prefill, spans
 from alpaca.serving.decoder import Decoder, Step
 from alpaca.serving.lora import User, mix
 from alpaca.serving.sequence import Sequence
@@ -45,13 +45,13 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     return step, ordered
 
 
-def _attention(ordered: Parts, decoder: Decoder) -> list[Span | Chunk]:
+def _attention(ordered: Parts, decoder: Decoder) -> list[Span | Prefill]:
     decoding = [(a.slot.number, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
-    found: list[Span | Chunk] = [*spans(decoding, decoder.device)]
+    found: list[Span | Prefill] = [*spans(decoding, decoder.device)]
     first = len(decoding)
     for answer, count in ordered[len(decoding) :]:
         assert answer.slot is not None
         group = decoder.heads // decoder.kv_heads
-        found.append(chunk(first, count, answer.slot.number, answer.computed, group, decoder.device))
+        found.append(prefill(first, count, answer.slot.number, answer.computed, group, decoder.device))
         first += count
     return found

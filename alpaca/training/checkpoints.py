@@ -1,4 +1,4 @@
-"""Where a run can go on from, and what becomes of an earlier run's folder."""
+"""Checkpoints: what a run can be resumed from. Each is written aside and renamed, so there are no half ones."""
 
 from __future__ import annotations
 
@@ -10,21 +10,57 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.folder import WEIGHTS
-from alpaca.adapter.lora_config import CONFIG
+from alpaca.base.earlier import is_known_as
 from alpaca.errors import BadCheckpoint
-from alpaca.training.trainer import RUN_FILE
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin
-NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", "trainer_state.json", RUN_FILE)
+RUN_FILE = "run.json"  # data and settings of the run
+STATE = "trainer_state.json"
+NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
 
 
+# --- writing ------------------------------------------------------------------------------------------------------
+def name_of(step: int) -> str:
+    """The name of the checkpoint after `step` steps."""
+    return f"checkpoint-{step}"
+
+
+def aside(output: Path, step: int) -> Path:
+    """The hidden folder in which the checkpoint of `step` is written, under its name."""
+    return output / f"{HIDDEN}{name_of(step)}"
+
+
+def written(output: Path, step: int) -> Path:
+    """The checkpoint of `step` before it is put in place."""
+    return aside(output, step) / name_of(step)
+
+
+def begin(output: Path, step: int) -> None:
+    """Remove what a killed process had half written of this checkpoint."""
+    shutil.rmtree(aside(output, step), ignore_errors=True)
+
+
+def finish(output: Path, step: int, *, best: str | None, keep: int) -> None:
+    """Give a whole checkpoint its name, and remove older ones until `keep` are left, the `best` one among them."""
+    from transformers.trainer_utils import rotate_checkpoints
+
+    place = output / name_of(step)
+    if place.exists():  # the run was resumed from an earlier checkpoint by name
+        os.replace(place, aside(output, step) / "earlier")
+    os.replace(written(output, step), place)
+    shutil.rmtree(aside(output, step), ignore_errors=True)
+    kept = str(output / Path(best).name) if best else None  # by name: the folder may have been moved since
+    rotate_checkpoints(output_dir=str(output), save_total_limit=keep, best_model_checkpoint=kept, use_mtime=False)
+
+
+# --- resuming -----------------------------------------------------------------------------------------------------
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest step first. Half-written ones have other names and are not among them."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> Path | None:
+def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base: Path) -> Path | None:
     """The checkpoint to go on from: None for a fresh start.
 
     `asked` is empty, a folder, or auto/true (the last one in `output_dir`, if there is one). Raises BadCheckpoint for a
@@ -45,16 +81,18 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any]) -> P
     if lacking:
         there = ", ".join(path.name for path in checkpoints_in(output_dir)) or "none"
         raise BadCheckpoint(
-            f"{checkpoint} lacks {', '.join(lacking)}: training can't go on exactly from it. "
+            f"{checkpoint} lacks {', '.join(lacking)}: training can't be resumed exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
     run = read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
+    if "base" in differing and is_known_as(base, str(run.get("base"))):  # an earlier version's fingerprint of it
+        differing.remove("base")
     if differing:
         listed = "; ".join(f"{name}: {_short(run.get(name))} then, {_short(now[name])} now" for name in differing)
         raise BadCheckpoint(
-            f"{checkpoint} is from another run ({listed}). Use its settings, or leave --resume_from_checkpoint out"
+            f"{checkpoint} is from another run ({listed}). Use its settings, or omit --resume_from_checkpoint"
         )
     return checkpoint
 
@@ -73,22 +111,3 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:37] + "…"
-
-
-def set_aside(output_dir: Path) -> Path | None:
-    """Move an earlier run's folder out of the way, so that nothing of it is lost or mixed; return its new name."""
-    if not (output_dir / CONFIG).exists() and not checkpoints_in(output_dir):
-        return None
-    number = 1
-    while (moved := output_dir.with_name(f"{output_dir.name}.{number}")).exists():
-        number += 1
-    os.replace(output_dir, moved)
-    return moved
-
-
-def clear_leftovers(output_dir: Path) -> None:
-    """Remove what a killed process had half written."""
-    for path in output_dir.glob(f"{HIDDEN}*"):
-        if path.is_file():
-            path.unlink()
-        shutil.rmtree(path, ignore_errors=True)

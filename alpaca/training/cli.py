@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import BadSetting
-from alpaca.training.config import FinetuneConfig
+from alpaca.paths import as_written
+from alpaca.training.config import FinetuneConfig, listed, number
 
+ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
 # The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
 ENVIRONMENT = {"MICRO_BATCH_SIZE": "micro_batch_size", "DATA_PATH": "data_path"}
 
@@ -30,19 +32,24 @@ def parser() -> argparse.ArgumentParser:
     defaults = FinetuneConfig()
     for field in dataclasses.fields(FinetuneConfig):
         default = getattr(defaults, field.name)
-        shown = ",".join(default) if isinstance(default, list) else "" if default is None else default
+        written = ",".join(default) if isinstance(default, list) else "" if default is None else default
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" or field.name == "resume_from_checkpoint" else {}
         if isinstance(default, list):
             bare = {"nargs": "+"}
-        note = f" (default: {shown})" if shown != "" else ""
-        made.add_argument(
-            f"--{field.name}", metavar="VALUE", help=(field.metadata["help"] + note).replace("%", "%%"), **bare  # type: ignore[arg-type]
-        )  # fmt: skip
+        notes = [f"default: {written}"] if written != "" else []
+        if within := field.metadata.get("within"):
+            notes.append(f"{number(within[0])} to {number(within[1])}")
+        if choices := field.metadata.get("choices"):
+            notes.append(listed(choices))
+        help = field.metadata["help"] + (f" ({'; '.join(notes)})" if notes else "")
+        made.add_argument(f"--{field.name}", metavar="VALUE", help=help.replace("%", "%%"), **bare)  # type: ignore[arg-type]
     return made
 
 
 def unknown_option(text: str) -> BadSetting:
     """The error for what is no option, with the nearest one."""
+    if not text.startswith("-") and (Path(text).suffix in ROW_FILES or as_written(text).is_file()):
+        return BadSetting(f"'{text}' is no option; did you mean --data_path {text}?")
     near = difflib.get_close_matches(text, [f"--{field.name}" for field in dataclasses.fields(FinetuneConfig)], n=1)
     hint = f"did you mean {near[0]}?" if near else "--help lists the options"
     return BadSetting(
@@ -58,7 +65,7 @@ def read_settings(arguments: Sequence[str] | None = None) -> FinetuneConfig:
     given = vars(known)
     values: dict[str, Any] = {}
     if path := given.pop("config", None):
-        values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(Path(path)).items()}
+        values |= {name: (value, path) for name, value in FinetuneConfig.from_yaml(as_written(path)).items()}
     for variable, name in ENVIRONMENT.items():
         if os.environ.get(variable):
             values[name] = (os.environ[variable], f"the variable {variable}")

@@ -5,52 +5,85 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting
+from alpaca.paths import as_written
 
 REPORTERS = ("none", "tensorboard", "wandb")
 
 
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+def _option(
+    default: Any,
+    help: str,
+    *,
+    within: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    path: bool = False,
+) -> Any:
+    """A setting with what `--help` says of it, and what it may be: a number `within` both ends, one of `choices`, or
+    what may be a `path`, in which ~ means the home."""
+    return field(default=default, metadata={"help": help, "within": within, "choices": choices, "path": path})
 
 
 @dataclass(kw_only=True)
 class FinetuneConfig:
     """The settings, checked when it is made. Raises BadSetting naming field, value and limit."""
 
-    base_model: str = _option("", "folder, name under weights/, or hub id of the base; empty: the only one in weights/")
-    data_path: str = _option("data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set")
-    output_dir: str = _option("lora-alpaca", "where the adapter folder goes")
+    base_model: str = _option(
+        "", "folder, name under weights/, or hub id of the base; empty: the only one in weights/", path=True
+    )
+    data_path: str = _option(
+        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set", path=True
+    )
+    output_dir: str = _option("lora-alpaca", "where the adapter folder goes", path=True)
 
-    num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed")
-    batch_size: int = _option(16, "examples in an optimizer step, over all processes")
-    micro_batch_size: int | None = _option(None, "at most so many examples in a micro-batch; none: the token budget")
-    micro_batch_tokens: int | None = _option(None, "token budget of a micro-batch; none: chosen for the device")
-    learning_rate: float | None = _option(None, "peak learning rate; none: chosen from the base's width")
-    warmup_ratio: float = _option(0.05, "share of the steps over which the learning rate rises")
-    cutoff_len: int = _option(1024, "tokens an example may have; longer responses are cut")
+    num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed", within=(0.001, 10_000))
+    batch_size: int = _option(16, "examples in an optimizer step, over all processes", within=(1, 65_536))
+    micro_batch_size: int | None = _option(
+        None, "the most examples in a micro-batch; none: the token budget decides", within=(1, 65_536)
+    )
+    micro_batch_tokens: int | None = _option(
+        None, "token budget of a micro-batch; none: chosen for the device", within=(16, 4_194_304)
+    )
+    learning_rate: float | None = _option(
+        None, "peak learning rate; none: chosen from the base's width", within=(1e-9, 1)
+    )
+    warmup_ratio: float = _option(0.05, "share of the steps over which the learning rate rises", within=(0, 1))
+    cutoff_len: int = _option(1024, "tokens an example may have; longer responses are cut", within=(8, 1_048_576))
     val_set_size: float | None = _option(
-        None, "rows held out: a count, or a fraction below 1; none: a tenth, at most 500 rows; 0: no validation"
+        None,
+        "rows held out: a count, or a fraction below 1; none: a tenth, at most 500 rows; 0: no validation",
+        within=(0, 10**9),
     )
     train_on_inputs: bool = _option(False, "train on the prompt's tokens too, not on responses only")
     prompt_template_name: str = _option(
-        "auto", "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)"
+        "auto",
+        "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)",
+        path=True,
     )
-    skip_bad_rows: bool = _option(False, "count rows that can't be used and go on, instead of refusing the file")
+    columns: str = _option("", "where columns have other names: prompt=instruction,completion=output")
+    skip_bad_rows: bool = _option(False, "leave out bad rows and count them, instead of refusing the file")
 
-    replay_path: str = _option("data/general.jsonl", "general rows that are mixed in, so that less is forgotten")
+    replay_path: str = _option(
+        "data/general.jsonl", "general rows that are mixed in, so that less is forgotten", path=True
+    )
     replay_ratio: float | None = _option(
-        None, "share of them among the rows of an epoch; none: 0.1 where the base has a chat template, else 0"
+        None,
+        "share of them among the rows of an epoch; none: 0.1 where the base has a chat template, else 0",
+        within=(0, 0.9),
     )
     replay_self: bool = _option(False, "let the base answer the general prompts itself, and replay its own answers")
 
-    lora_r: int = _option(16, "rank of the adapter")
-    lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r")
-    lora_dropout: float = _option(0.0, "dropout before the adapter; above 0 training is slower and takes more memory")
+    lora_r: int = _option(16, "rank of the adapter", within=(1, 1024))
+    lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r", within=(0.001, 1_000_000))
+    lora_dropout: float = _option(
+        0.0, "dropout before the adapter; above 0 training is slower and takes more memory", within=(0, 0.99)
+    )
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["all-linear"],
         metadata={"help": "layers to adapt: all-linear, or names: q_proj,v_proj"},
@@ -58,16 +91,24 @@ class FinetuneConfig:
     use_rslora: bool = _option(False, "scale by lora_alpha / sqrt(lora_r): steadier at high ranks")
     use_dora: bool = _option(False, "train magnitude and direction apart; slower")
 
-    quantization: str = _option("auto", "how the base is held: auto, bf16, fp32, int8 or nf4")
+    quantization: str = _option("auto", "how the base is held", choices=("auto", "bf16", "fp32", "int8", "nf4"))
     gradient_checkpointing: bool = _option(False, "compute activations again instead of keeping them: less memory")
-    eval_steps: int | None = _option(None, "steps between evaluations and checkpoints; none: an eighth of the run")
-    early_stopping_patience: int | None = _option(None, "stop after so many evaluations without a better loss")
-    resume_from_checkpoint: str = _option("", "a checkpoint folder, or auto: the last one in output_dir, if any")
-    report_to: str = _option("none", "none, tensorboard or wandb")
-    report_budget: float = _option(
-        0.05, "time that the report on what was learned and forgotten may take, as a share of the training's; 0: none"
+    eval_steps: int | None = _option(
+        None, "steps between evaluations and checkpoints; none: an eighth of the run", within=(1, 10**9)
     )
-    seed: int = _option(42, "the same seed, data and settings give the same adapter")
+    early_stopping_patience: int | None = _option(
+        None, "stop after this many evaluations without a better loss", within=(1, 10**6)
+    )
+    resume_from_checkpoint: str = _option(
+        "", "a checkpoint folder, or auto: the last one in output_dir, if any", path=True
+    )
+    report_to: str = _option("none", "where losses are sent as well", choices=REPORTERS)
+    report_budget: float = _option(
+        0.05,
+        "time that the report on what was learned and forgotten may take, as a share of the training's; 0: none",
+        within=(0, 1),
+    )
+    seed: int = _option(42, "the same seed, data and settings give the same adapter", within=(0, 2**32 - 1))
     dry_run: bool = _option(False, "print what would be trained, how long it would take and with what memory; stop")
 
     wandb_project: str = _option("", "Weights & Biases project; sets report_to wandb")
@@ -80,32 +121,26 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         if self.wandb_project and self.report_to == "none":
             self.report_to = "wandb"
-        self._check_ranges()
-        if self.quantization not in ("auto", "bf16", "fp32", "int8", "nf4"):
-            self._refuse("quantization", "choose auto, bf16, fp32, int8 or nf4")
-        if self.report_to not in REPORTERS:
-            self._refuse("report_to", f"choose {', '.join(REPORTERS)}")
+        self._check_values()
         if not self.lora_target_modules or not all(re.fullmatch(r"[\w.-]+", m) for m in self.lora_target_modules):
             self._refuse("lora_target_modules", "all-linear, or module names such as q_proj,v_proj")
         if self.early_stopping_patience and self.val_set_size == 0:
             self._refuse("early_stopping_patience", "it needs validation rows, and val_set_size is 0")
+        parse_columns(self.columns)
         if not self.output_dir.strip():
             self._refuse("output_dir", "name a folder")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             self.micro_batch_size = self.batch_size
 
-    def _check_ranges(self) -> None:
-        limits: dict[str, tuple[float, float]] = {
-            "num_epochs": (0.001, 10_000), "batch_size": (1, 65_536), "micro_batch_size": (1, 65_536),
-            "micro_batch_tokens": (16, 4_194_304), "learning_rate": (1e-9, 1), "warmup_ratio": (0, 1),
-            "cutoff_len": (8, 1_048_576), "val_set_size": (0, 10**9), "lora_r": (1, 1024), "lora_alpha": (1e-3, 1e6),
-            "lora_dropout": (0, 0.99), "eval_steps": (1, 10**9), "early_stopping_patience": (1, 10**6),
-            "seed": (0, 2**32 - 1), "replay_ratio": (0, 0.9), "report_budget": (0, 1),
-        }  # fmt: skip
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:  # also refuses nan
-                self._refuse(name, f"from {low:g} to {high:g}")
+    def _check_values(self) -> None:
+        for setting in dataclasses.fields(self):
+            value, within, choices = getattr(self, setting.name), *map(setting.metadata.get, ("within", "choices"))
+            if setting.metadata.get("path") and value.startswith("~"):
+                setattr(self, setting.name, str(as_written(value)))
+            if within and value is not None and not within[0] <= value <= within[1]:  # also refuses nan
+                self._refuse(setting.name, f"from {number(within[0])} to {number(within[1])}")
+            if choices and value not in choices:
+                self._refuse(setting.name, f"choose {listed(choices)}")
 
     def _refuse(self, name: str, wanted: str) -> None:
         raise BadSetting(f"{name} is {getattr(self, name)!r}: {wanted}")
@@ -138,6 +173,16 @@ class FinetuneConfig:
         if not isinstance(values, dict):
             raise BadSetting(f"{path} must hold settings as 'name: value' lines, not a {type(values).__name__}")
         return values
+
+
+def number(value: float) -> str:
+    """A limit as people write it: 65,536 and 0.001."""
+    return f"{value:,}" if value == int(value) else f"{value:g}"
+
+
+def listed(choices: Sequence[str]) -> str:
+    """a, b or c."""
+    return f"{', '.join(choices[:-1])} or {choices[-1]}"
 
 
 def convert(name: str, kind: str, value: Any, source: str) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.errors import AlpacaError, DiskFull, is_full_disk
+from alpaca.files import free_space
 
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and AdamW's two moments in fp32
 CHECKPOINTS = 3  # two are kept while the next one is written
@@ -18,11 +18,6 @@ FULL = 4_000_000  # less than this is free: a writer that says nothing of it has
 def needed(parameters: int) -> int:
     """Bytes that a run with so many trainable parameters writes at most: checkpoints and the adapter."""
     return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
-
-
-def free_space(folder: Path) -> int:
-    """Bytes free where `folder` is or will be."""
-    return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
 
 
 def check_room(folder: Path, parameters: int, *, resumes: bool) -> str:
@@ -49,5 +44,5 @@ def explain_disk(folder: Path) -> Iterator[None]:
             raise
         raise DiskFull(
             f"{folder}: the disk is full ({free_space(folder) / 1e6:.1f} MB free). Make room and train again with "
-            "--resume_from_checkpoint auto: the run goes on from its last checkpoint"
+            "--resume_from_checkpoint auto: the run resumes from its last checkpoint"
         ) from error

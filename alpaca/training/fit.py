@@ -17,34 +17,43 @@ from alpaca.device import peak_memory
 from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
-from alpaca.progress import Say, is_main_process
-from alpaca.training.checkpoints import clear_leftovers, find_checkpoint, set_aside
+from alpaca.progress import Say, is_main_process, processes
+from alpaca.training.checkpoints import find_checkpoint
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.output_folder import begin_run, complete_promotion, latest_run, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
-from alpaca.training.plan import PROCESSES, Plan, say_replay_and_steps, with_own_answers
+from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
-from alpaca.words import clock
+from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
     """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
-    checkpoint = find_checkpoint(plan.config.resume_from_checkpoint, output, plan.identity())
+    if is_main_process():
+        complete_promotion(output)
+    asked, run = plan.config.resume_from_checkpoint, latest_run(output)
+    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base)
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
-    _make_room(output, checkpoint, say)
+    work = begin_run(output, checkpoint, say)
+    plan = plan.written_into(work)
     started = time.monotonic()
     if plan.replays_itself:
         if kept is not None:
             write_answers(kept[0], plan.config.output_dir)
         plan = with_own_answers(plan, *(kept or answer_replay(plan, say)))
         say_replay_and_steps(plan, say)
+    expected = forecast_of(plan, estimate(plan))  # before the seed is set: it draws numbers to multiply
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
-    try_largest(trainer, plan.steps, say)
+    tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
     before = _loss_of_the_base(trainer, say)
+    if tried is not None and checkpoint is None:
+        evaluated = time.monotonic() - begun if before is not None else None
+        say(tagged("estimate", expected.after_trial(tried, evaluated).line()))
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -53,9 +62,11 @@ def train(plan: Plan, say: Say) -> Finetuned:
         before, after, _best_step(trainer), _history(trainer), time.monotonic() - started, peak_memory(plan.device)
     )
     write_adapter(plan, trainer, outcome, say)
+    if work != output and is_main_process():
+        promote(output, say)
     if before is not None and after is not None:
-        say(f"loss        {before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows")
-    say(f"done        {output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak")
+        say(tagged("loss", f"{before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows"))
+    say(tagged("done", f"{output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak"))
     return Finetuned(output, before, after, trainer.state.global_step, outcome.seconds)
 
 
@@ -149,7 +160,7 @@ def training_arguments(plan: Plan) -> TrainingArguments:
         run_name=config.wandb_run_name or None,
         seed=config.seed,
         use_cpu=plan.device.type == "cpu",
-        ddp_backend="gloo" if PROCESSES > 1 and plan.device.type == "cpu" else None,
+        ddp_backend="gloo" if processes() > 1 and plan.device.type == "cpu" else None,
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         label_names=[],
@@ -164,16 +175,6 @@ def _reporters(config: FinetuneConfig) -> str:
              "WANDB_LOG_MODEL": config.wandb_log_model}  # fmt: skip
     os.environ.update({name: value for name, value in names.items() if value})
     return config.report_to
-
-
-def _make_room(output: Path, checkpoint: Path | None, say: Say) -> None:
-    if not is_main_process():
-        return
-    goes_on = checkpoint is not None and checkpoint.resolve().parent == output.resolve()
-    if not goes_on and (moved := set_aside(output)):
-        say(f"{output} held an earlier run: it is now {moved}")
-    output.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(output)
 
 
 def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:

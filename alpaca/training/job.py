@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -14,9 +13,11 @@ from typing import Any
 
 from alpaca.adapter.archive import pack
 from alpaca.adapter.card import CARD
+from alpaca.base.earlier import earlier_fingerprints
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
 from alpaca.errors import BadCheckpoint, BadSetting
+from alpaca.files import locked
 from alpaca.training.checkpoints import HIDDEN, checkpoints_in
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings
 from alpaca.training.run import finetune
@@ -31,7 +32,7 @@ def run_job(values: dict[str, Any], work: Path) -> Path:
     see `_kept`.
     """
     if kept := os.environ.get(OUTPUT_DIR, "").strip():
-        return _kept(values, Path(kept), f"lora-{_identity(values)}")
+        return _kept(values, Path(kept), _kept_name(values, Path(kept)))
     finetune(settings(values, work / ADAPTER))
     return pack(work / ADAPTER, work / ARCHIVE)
 
@@ -59,13 +60,20 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
         return pack(folder, root / f"{name}.zip")
 
 
-def _identity(values: dict[str, Any]) -> str:
+def _kept_name(values: dict[str, Any], root: Path) -> str:
+    """The folder of these inputs: one that an earlier version began goes by that version's fingerprint of the base."""
+    base = resolve_base(values["base_model"] or None)
+    today, *earlier = (f"lora-{_identity(values, name)}" for name in (fingerprint(base), *earlier_fingerprints(base)))
+    return next((name for name in earlier if (root / name).is_dir()), today)
+
+
+def _identity(values: dict[str, Any], base_fingerprint: str) -> str:
     """Twelve hex digits for inputs, rows and base: the same job has the same ones in every container."""
     inputs = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
     with open(values["data_path"], "rb") as rows:
         digest.update(hashlib.file_digest(rows, "sha256").digest())
-    digest.update(fingerprint(resolve_base(values["base_model"] or None)).encode())
+    digest.update(base_fingerprint.encode())
     return digest.hexdigest()[:12]
 
 
@@ -73,19 +81,14 @@ def _identity(values: dict[str, Any]) -> str:
 def _alone(root: Path, name: str) -> Iterator[None]:
     """While no other container trains the same on a shared volume. Raises BadSetting, also for a root that can't be
     written to."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = os.open(root / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise BadSetting(f"{OUTPUT_DIR} is {root}, which can't be written to: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise BadSetting(f"these inputs are being trained in {root / name} by another server; wait for it") from None
-    except OSError:  # file systems that lock nothing (NFS) do without
-        pass
-    try:
+
+    def busy(waited: float) -> None:
+        raise BadSetting(f"these inputs are being trained in {root / name} by another server; wait for it")
+
+    with contextlib.ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(root / f".{name}.lock", busy))
+        except OSError as error:
+            raise BadSetting(f"{OUTPUT_DIR} is {root}, which can't be written to: {error.strerror}") from None
         yield
-    finally:
-        os.close(lock)

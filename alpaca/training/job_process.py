@@ -56,7 +56,7 @@ async def _turn() -> None:
     deadline = time.monotonic() + ENDING_SECONDS
     while not _one_at_a_time.acquire(blocking=False):
         if time.monotonic() > deadline:
-            raise TrainingBusy("this server trains one adapter at a time, and it does so now; ask again later")
+            raise TrainingBusy("this server trains one adapter at a time and is busy; ask again later")
         await asyncio.sleep(0.05)
 
 
@@ -90,7 +90,7 @@ def _outcome(work: Path, status: int) -> Path:
         return Path(result["archive"])
     if "error" in result:
         raise getattr(errors, result["error"])(result["message"])
-    kept = "What it had saved is kept: ask for the same again, and it goes on from there"
+    kept = "What it had saved is kept: repeat the request, and it resumes from there"
     lost = f"Nothing of it is kept; the variable {OUTPUT_DIR} would keep its checkpoints"
     again = kept if os.environ.get(OUTPUT_DIR, "").strip() else lost
     if status < 0:

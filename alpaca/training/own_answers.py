@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING
 
 from alpaca.data.reader import read_examples
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
+from alpaca.files import written_aside
 from alpaca.progress import Say
-from alpaca.prompts.chat import ChatTemplate
-from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.example import Example
 from alpaca.prompts.template import Template
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
-from alpaca.words import clock
+from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
     from alpaca.serving.request import GenerationRequest
@@ -55,7 +54,7 @@ def kept_answers(checkpoint: Path, say: Say) -> Answers:
         rows = []
     if rows_hash(rows) != noted.get("sha256"):
         raise BadCheckpoint(f"{path} was changed since {checkpoint.name} was trained with it. Put it back as it was")
-    say(f"replay      {len(rows)} answers of the base from {path}")
+    say(tagged("replay", f"{len(rows)} answers of the base from {path}"))
     return rows, Answered(**noted)
 
 
@@ -64,9 +63,10 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     from alpaca.serving.limits import EngineLimits
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.stream import FinishReason
+    from alpaca.serving.together import answers
 
     prompts = prompts_to_ask(plan)
-    say(f"replay      the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each")
+    say(tagged("replay", f"the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each"))
     started = time.monotonic()
     longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
     base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
@@ -74,16 +74,14 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     rows: list[Example] = []
     cut_off = empty = 0
     try:
-        streams = [engine.submit(_request(prompt, plan.template)) for prompt in prompts]
-        for prompt, stream in zip(prompts, streams, strict=True):
-            chunks = list(stream)
-            text = "".join(chunk.text for chunk in chunks).strip()
-            if chunks[-1].finish == FinishReason.LENGTH:
+        found = answers(engine, [_request(prompt, plan.template) for prompt in prompts])
+        for prompt, answer in zip(prompts, found, strict=True):
+            if answer.finish == FinishReason.LENGTH:
                 cut_off += 1
-            elif not text:
+            elif not answer.text:
                 empty += 1
             else:
-                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=text),)))
+                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=answer.text),)))
     finally:
         engine.close()
         del engine, base
@@ -91,7 +89,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     left_out = f"left out: {cut_off} cut off, {empty} empty"
     if not rows:
         raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
-    say(f"replay      {len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}")
+    say(tagged("replay", f"{len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}"))
     return rows, len(prompts), cut_off, empty
 
 
@@ -106,25 +104,18 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
 
 
 def _request(prompt: Example, template: Template) -> GenerationRequest:
-    """Greedy, in the words that training uses: the chat template by its name, another as the text it makes."""
+    """Greedy, in the words that training uses."""
     from alpaca.serving.request import GenerationRequest
 
-    if isinstance(template, ChatTemplate):
-        return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="chat")
-    text = template.segments(prompt)[0].text
-    return GenerationRequest(
-        Example((Turn(text),)), max_tokens=MAX_TOKENS, temperature=0.0, prompt_template="{prompt}",
-        stop_sequences=template.stop_strings,
-    )  # fmt: skip
+    return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template=template)
 
 
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:
     """Write the rows as --data_path takes them, and read them back: every run sees what the file holds."""
     path = Path(folder) / FILE
-    aside = path.with_name(f".saving-{path.name}")
     lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    with written_aside(path) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return read_examples(str(path)).examples
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from alpaca.adapter.lora_config import LoraSpec
+from alpaca.adapter.lora_config import CONFIG, LoraSpec
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
+from alpaca.data.columns import parse_columns
 from alpaca.data.reader import read_examples, refuse_bad_rows
 from alpaca.data.report import Fault, ReadReport
 from alpaca.data.split import Split, split
@@ -27,22 +28,22 @@ from alpaca.errors import BadSetting, NoRowsLeft
 from alpaca.packed.attention import choose_attention
 from alpaca.packed.batch import label_count
 from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
-from alpaca.progress import Say
+from alpaca.progress import Say, processes
 from alpaca.prompts.encode import Encoded, EncodedSet, encode_examples, plain_preview, preview
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, untrained
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
+from alpaca.training.lock import refuse_where_busy
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
-from alpaca.words import clock
+from alpaca.training.served import serving_notes, unserved
+from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-REPORT_SECONDS = 60.0  # what a report gets at least, however short the training is
-PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,17 @@ class Plan:
 
     @property
     def eval_steps(self) -> int:
-        """Steps between evaluations: an eighth of the run, at most 200, so that a crash costs little."""
-        return self.config.eval_steps or max(1, min(200, len(self.steps) // 8))
+        """Steps between evaluations, and between checkpoints."""
+        return self.config.eval_steps or evaluation_steps(len(self.steps), self.tokens, self.validation_tokens)
+
+    @property
+    def tokens(self) -> int:
+        """Those of all steps."""
+        return sum(step.tokens for step in self.steps)
+
+    @property
+    def validation_tokens(self) -> int:
+        return sum(len(example) for example in self.validation.examples)
 
     @property
     def warmup_steps(self) -> int:
@@ -93,16 +103,20 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
-        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget"}
+        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget", "columns"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
-        settings |= {"quantization": self.precision.precision, "processes": PROCESSES}
+        settings |= {"quantization": self.precision.precision, "processes": processes()}
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
         return identity | settings
+
+    def written_into(self, folder: Path) -> Plan:
+        """The same run, written into another folder."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, output_dir=str(folder)))
 
     @property
     def replays_itself(self) -> bool:
@@ -117,19 +131,22 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
     _check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    if config.replay_self and (reason := unserved(base)):
+        raise BadSetting(f"replay_self needs the base's own answers, but {reason}. Leave --replay_self out")
     device = pick_device()
     precision = choose_precision(base, config.quantization, device, training=True)
-    say(f"base        {base}: {precision.precision} on the {device.type.upper()} ({precision.reason})")
+    say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
     attention = choose_attention(device, precision.precision)
-    say(f"attention   {attention[1]}")
+    say(tagged("attention", attention[1]))
     tokenizer = load_tokenizer(base)
     template = load_template(config.prompt_template_name or "auto", tokenizer)
     asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
-    say(f"template    {template.name}{asked if template.name == 'chat' else ''}")
+    say(tagged("template", f"{template.name}{asked if template.name == 'chat' else ''}"))
     if faint := untrained.untrained_markers(base, tokenizer, template):
-        say(f"warning     {untrained.warning(faint, template)}")
+        say(tagged("warning", untrained.warning(faint, template)))
 
-    dataset = read_examples(config.data_path, skip_bad_rows=config.skip_bad_rows)
+    columns = parse_columns(config.columns)
+    dataset = read_examples(config.data_path, columns=columns, skip_bad_rows=config.skip_bad_rows)
     parts = split(dataset.examples, config.val_set_size, config.seed)
     cutoff, note = _cutoff(config.cutoff_len, base)
     train = _encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
@@ -138,12 +155,12 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     dataset.report.add_faults(Fault(dataset.report.source, found.row, "", found.problem) for found in refused)
     refuse_bad_rows(dataset.report, config.skip_bad_rows)
     for line in dataset.report.lines():
-        say(f"data        {line}")
-    say(f"split       {parts.note}")
+        say(tagged("data", line))
+    say(tagged("split", parts.note))
     if note:
-        say(f"lengths     {note}")
+        say(tagged("lengths", note))
     for line in train.report.lines():
-        say(f"lengths     {line}")
+        say(tagged("lengths", line))
     if not train.examples:
         raise NoRowsLeft(
             f"none of the {len(parts.train)} training rows fits in cutoff_len {cutoff}: raise --cutoff_len"
@@ -182,7 +199,7 @@ def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Pla
 def _steps(config: FinetuneConfig, train: EncodedSet, replay: Replay | None, budget: int) -> list[Step]:
     how: Any = {
         "batch_size": config.batch_size, "budget": budget, "num_epochs": config.num_epochs, "seed": config.seed,
-        "most": config.micro_batch_size, "processes": PROCESSES,
+        "most": config.micro_batch_size, "processes": processes(),
     }  # fmt: skip
     if replay is not None:
         return mixed_steps(train.examples, replay, **how)
@@ -192,7 +209,7 @@ def _steps(config: FinetuneConfig, train: EncodedSet, replay: Replay | None, bud
 
 def _check_surroundings(config: FinetuneConfig) -> None:
     """Refuse at once what would otherwise fail after the data was read or the base was loaded."""
-    if config.replay_self and PROCESSES > 1:
+    if config.replay_self and processes() > 1:
         raise BadSetting(
             "replay_self takes one process. Let one train a little with it (--num_epochs 0.001 --replay_self), then "
             "give the replay.jsonl in its output_dir as --replay_path"
@@ -203,38 +220,47 @@ def _check_surroundings(config: FinetuneConfig) -> None:
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
+    readme = output / "README.md"
+    if readme.is_file() and not (output / CONFIG).exists() and not readme.read_bytes().startswith(b"---\nbase_model:"):
+        raise BadSetting(
+            f"output_dir is {config.output_dir!r}, which holds a README.md that is no adapter's and would be replaced: "
+            "give the adapter a folder of its own"
+        )
+    refuse_where_busy(output)
 
 
 def _say_plan(plan: Plan, say: Say) -> None:
     say_replay_and_steps(plan, say)
     packs = sum(len(rank) for step in plan.steps for rank in step.packs)
-    tokens = sum(step.tokens for step in plan.steps)
-    fill = tokens / max(1, packs * plan.budget[0])
-    say(f"packing     micro-batches of up to {plan.budget[0]} tokens ({plan.budget[1]}), {fill:.0%} full, no padding")
-    say(f"rate        {plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0")
+    fill = plan.tokens / max(1, packs * plan.budget[0])
+    budget, reason = plan.budget
+    say(tagged("packing", f"micro-batches of up to {budget} tokens ({reason}), {fill:.0%} full, no padding"))
+    say(tagged("rate", f"{plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0"))
     count = preflight.trainable_parameters(plan.base, plan.spec)
     names = ", ".join(plan.spec.target_modules)
-    say(f"adapter     {count:,} parameters to train: rank {plan.spec.r} on {names}")
+    say(tagged("adapter", f"{count:,} parameters to train: rank {plan.spec.r} on {names}"))
     room = disk.check_room(Path(plan.config.output_dir), count, resumes=bool(plan.config.resume_from_checkpoint))
-    say(f"disk        {room}")
+    say(tagged("disk", room))
+    for note in serving_notes(plan.base, plan.spec):
+        say(tagged("warning", note))
     expected, free = estimate(plan), free_memory(plan.device)
-    say(f"estimate    {expected.line()}")
+    say(tagged("estimate", expected.line()))
+    say(tagged("estimate", forecast_of(plan, expected).line()))
     if expected.memory > free + memory_now(plan.device):
-        say(f"warning     only {free / 1e9:.1f} GB are free. {LESS}")
+        say(tagged("warning", f"only {free / 1e9:.1f} GB are free. {LESS}"))
     if plan.config.report_budget:
-        most = max(REPORT_SECONDS, plan.config.report_budget * expected.seconds)
-        say(f"report      up to {clock(most)} after the training; --report_budget 0 leaves it out")
+        most = report_seconds(plan.config.report_budget, expected.seconds)
+        say(tagged("report", f"up to {clock(most)} after the training; --report_budget 0 leaves it out"))
 
 
 def say_replay_and_steps(plan: Plan, say: Say) -> None:
     """What the base's own answers may change: the rows for replay, and the steps."""
     for line in _replay_lines(plan):
-        say(f"replay      {line}")
-    over = f" over {PROCESSES} processes" if PROCESSES > 1 else ""
-    say(
-        f"steps       {len(plan.steps)} of {plan.config.batch_size} examples{over}: {plan.config.num_epochs:g} epochs "
-        f"of {plan.steps_per_epoch}; warm-up {plan.warmup_steps}; evaluation and checkpoint every {plan.eval_steps}"
-    )
+        say(tagged("replay", line))
+    over = f" over {processes()} processes" if processes() > 1 else ""
+    steps = f"{len(plan.steps)} of {plan.config.batch_size} examples{over}: {plan.config.num_epochs:g} epochs of "
+    rest = f"{plan.steps_per_epoch}; warm-up {plan.warmup_steps}; evaluation and checkpoint every {plan.eval_steps}"
+    say(tagged("steps", steps + rest))
 
 
 def _replay_lines(plan: Plan) -> list[str]:
@@ -249,12 +275,28 @@ def _replay_lines(plan: Plan) -> list[str]:
 
 def estimate(plan: Plan) -> preflight.Estimate:
     """The expected memory and time of the run."""
-    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(PROCESSES)]
-    largest = max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
     return preflight.estimate(
-        plan.base, plan.spec, plan.steps, largest=largest, precision=plan.precision.precision,
+        plan.base, plan.spec, plan.steps, largest=_largest(plan), precision=plan.precision.precision,
         device=plan.device, checkpointing=plan.config.gradient_checkpointing,
     )  # fmt: skip
+
+
+def forecast_of(plan: Plan, expected: preflight.Estimate) -> Forecast:
+    """The expected time of the run with all that belongs to it."""
+    evaluations = -(-len(plan.steps) // plan.eval_steps)
+    return Forecast(
+        tokens=plan.tokens, trial_tokens=_largest(plan), validation_tokens=plan.validation_tokens,
+        evaluations=evaluations, checkpoints=evaluations,
+        checkpoint_bytes=preflight.trainable_parameters(plan.base, plan.spec) * disk.BYTES_PER_PARAMETER,
+        report=report_seconds(plan.config.report_budget, expected.seconds),
+        token_seconds=expected.seconds / max(1, plan.tokens),
+    )  # fmt: skip
+
+
+def _largest(plan: Plan) -> int:
+    """Tokens of the largest micro-batch."""
+    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
+    return max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
 
 
 def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
@@ -290,7 +332,7 @@ def _cutoff(asked: int, base: Path) -> tuple[int, str]:
 def _validation_packs(validation: EncodedSet, budget: int) -> list[Pack]:
     """Packs of the validation rows, equally many for every process."""
     packs = fill_packs(range(len(validation.examples)), [len(e) for e in validation.examples], budget)
-    return packs + [()] * (-len(packs) % PROCESSES)
+    return packs + [()] * (-len(packs) % processes())
 
 
 def _spec(config: FinetuneConfig, base: Path) -> LoraSpec:

@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
+from alpaca.adapter.folder import BaseShape
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.base.headers import count_weights, read_config, tensor_entries
+from alpaca.base.headers import count_layer_weights, read_config, tensor_entries
 from alpaca.base.precision import weight_bytes
 from alpaca.errors import BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
-from alpaca.words import clock
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -70,13 +70,8 @@ def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def trainable_parameters(base: Path, spec: LoraSpec) -> int:
-    """r · (in + out) of every adapted layer; DoRA trains a magnitude for every output besides."""
-    return sum(
-        spec.r * (entry.shape[0] + entry.shape[1]) + (entry.shape[0] if spec.use_dora else 0)
-        for entry in tensor_entries(base)
-        if len(entry.shape) == 2
-        and any(entry.name.removesuffix(".weight").endswith("." + target) for target in spec.target_modules)
-    )
+    """How many numbers a run trains."""
+    return spec.count_weights(BaseShape(base).linears)
 
 
 def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: int = 0) -> Pack:
@@ -88,14 +83,14 @@ def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: in
 
 @dataclass(frozen=True)
 class Estimate:
-    """Peak memory in bytes and time in seconds that a run is expected to take, and the arithmetic in words."""
+    """Peak memory in bytes of a run, seconds that its steps are expected to take, and their arithmetic in words."""
 
     memory: float
     seconds: float
     note: str
 
     def line(self) -> str:
-        return f"about {self.memory / 1e9:.1f} GB at the peak and {clock(self.seconds)} ({self.note})"
+        return f"about {self.memory / 1e9:.1f} GB at the peak; the steps are {self.note}"
 
 
 def estimate(
@@ -111,11 +106,9 @@ def estimate(
     """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
     backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
     config = read_config(base)
-    weights = count_weights(base)
     head = config["vocab_size"] * config["hidden_size"]
-    body = weights - head * (1 if config.get("tie_word_embeddings") else 2)
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
-    flop = (6 if checkpointing else 4) * body * tokens + 4 * head * labels
+    flop = (6 if checkpointing else 4) * count_layer_weights(base) * tokens + 4 * head * labels
     rate = matmul_rate(device, precision)
     memory = (
         weight_bytes(base, precision)
@@ -124,7 +117,7 @@ def estimate(
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
-    note = f"{flop / 1e12:.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
+    note = f"{flop / 1e12:,.0f} TFLOP at {BUSY:.0%} of the {rate / 1e12:.2f} TFLOP/s measured now"
     return Estimate(memory, flop / (rate * BUSY), note)
 
 

@@ -103,7 +103,7 @@ def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, 
     keys are in `held_out`. Raises the reader's errors, and NoRowsLeft."""
     from alpaca.data.general import split_general
 
-    path = Path(config.replay_path).expanduser()
+    path = Path(config.replay_path)
     if config.replay_path == FinetuneConfig.replay_path and not path.is_file():
         path = SHIPPED  # the project's own, wherever the command is run
     source = str(path) if path.is_file() else config.replay_path

@@ -17,12 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from alpaca.adapter.card import CARD, Card
-from alpaca.adapter.folder import WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
+from alpaca.adapter.folder import ASIDE, WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
 from alpaca.progress import Say
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
+from alpaca.words import tagged
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
 
@@ -60,7 +61,7 @@ def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say
         return
     state = trainer.adapter_state(gathered)
     output = Path(plan.config.output_dir)
-    aside = output / ".saving-adapter"
+    aside = output / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "report").mkdir(parents=True)
     save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
@@ -70,16 +71,20 @@ def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say
     (aside / "README.md").write_text(model_card(plan, card), encoding="utf-8")
     history = json.dumps({"losses": card.losses, "history": outcome.history}, indent=1)
     (aside / "report" / "training.json").write_text(history + "\n", encoding="utf-8")
-    say(f"verified    {verify(plan, trainer, aside, state)}")
+    say(tagged("verified", f"{verify(plan, trainer, aside, state)}"))
     put_in_place(aside, output)
 
 
 def put_in_place(aside: Path, output: Path) -> None:
-    """Move the files of `aside` over those of `output`, the card last: where it is, the rest is complete."""
+    """Move the files of `aside` over those of `output`, the card last: where it is, the rest is complete.
+
+    Meanwhile there is no configuration, without which nobody takes what is there for an adapter.
+    """
     (output / CARD).unlink(missing_ok=True)
+    (output / CONFIG).unlink(missing_ok=True)
     (output / "report").mkdir(exist_ok=True)
     files = [path for path in sorted(aside.rglob("*")) if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == CARD):
+    for path in sorted(files, key=lambda path: (path.name == CARD, path.name == CONFIG)):
         path.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(path, output / path.relative_to(aside))
     shutil.rmtree(aside)

@@ -6,14 +6,19 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.errors import AlpacaError
+from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
-from alpaca.training.plan import REPORT_SECONDS, Plan, make_plan, show_examples
+from alpaca.training.forecast import report_seconds
+from alpaca.training.lock import alone_in
+from alpaca.training.plan import Plan, make_plan, show_examples
+from alpaca.words import tagged
 
 if TYPE_CHECKING:
     from alpaca.training.result import Finetuned
@@ -28,10 +33,12 @@ def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None
         return None
     from alpaca.training.fit import train
 
-    with explain_disk(Path(config.output_dir)):
-        finetuned = train(plan, say)
-    if config.report_budget and is_main_process():
-        report(plan, finetuned, say)
+    output = Path(config.output_dir)
+    with alone_in(output) if is_main_process() else nullcontext():
+        with explain_disk(output):
+            finetuned = train(plan, say)
+        if config.report_budget and is_main_process():
+            report(plan, finetuned, say)
     return finetuned
 
 
@@ -47,13 +54,13 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
 
         write_report(
             finetuned.adapter, plan.base, precision=plan.precision.precision,
-            budget_seconds=max(REPORT_SECONDS, plan.config.report_budget * finetuned.seconds),
+            budget_seconds=report_seconds(plan.config.report_budget, finetuned.seconds),
             data_path=plan.config.data_path, say=say,
         )  # fmt: skip
     except Exception as error:
         if not isinstance(error, AlpacaError):
             traceback.print_exception(error, file=sys.stderr)
         reason = str(error) if isinstance(error, AlpacaError) else f"{type(error).__name__}: {error}"
-        say(f"warning     there is no report: {reason}")
-        again = f"python -m alpaca.evaluation --adapter {finetuned.adapter}"
-        say(f"warning     the adapter is complete; for a report: {again}")
+        say(tagged("warning", f"there is no report: {reason}"))
+        again = f"{this_python()} -m alpaca.evaluation --adapter {finetuned.adapter}"
+        say(tagged("warning", f"the adapter is complete; for a report: {again}"))

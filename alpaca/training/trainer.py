@@ -1,9 +1,23 @@
-"""transformers' Trainer, taught to take a step made of packs.
+"""transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
+
+    _load_from_checkpoint         where a run is resumed: the adapter's weights
+    get_train_dataloader          the planned steps, each an item
+    create_scheduler              the learning rate of every step
+    for each step:
+        _get_num_items_in_batch   nothing: a Step knows its labels
+        training_step             forward and backward over its packs
+        floating_point_ops        nothing: preflight counts them
+        _clip_grad_norm           stops at a gradient that is not finite; then the optimizer takes the step
+        log                       loss, tokens, speed and memory
+        evaluate                  every eval_steps: the loss over the validation rows
+        _save_checkpoint          after it: written aside, then renamed
+            _get_output_dir       aside
+            _save                 the adapter's weights and what identifies the run
+    _load_best_model              the adapter of the best evaluation
 
 An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
 another, each loss divided by the labels of the *whole* step, so that the gradient is the token-weighted mean over
-`batch_size` examples however they were packed and over however many processes they were spread. Checkpoints are
-written aside and renamed, so a process killed in the middle of a save leaves the one before.
+`batch_size` examples however they were packed and over however many processes they were spread.
 """
 
 from __future__ import annotations
@@ -11,8 +25,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
-import shutil
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +38,6 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import rotate_checkpoints
 
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.device import peak_memory
@@ -35,9 +46,8 @@ from alpaca.packed.batch import collate
 from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
+from alpaca.training import checkpoints
 from alpaca.training.memory import explain_memory, memory_now
-
-RUN_FILE = "run.json"
 
 
 class PackedTrainer(Trainer):
@@ -162,40 +172,25 @@ class PackedTrainer(Trainer):
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the checkpoint under a hidden name, then rename it."""
-        output = Path(str(self.args.output_dir))
-        name = f"checkpoint-{self.state.global_step}"
-        aside = output / f".saving-{name}"
+        """Let the library write the checkpoint aside, then put it in place: a process that is killed in the middle of
+        a save leaves the one before."""
+        output, step = Path(str(self.args.output_dir)), self.state.global_step
         if self.args.should_save:
-            shutil.rmtree(aside, ignore_errors=True)
+            checkpoints.begin(output, step)
         self.accelerator.wait_for_everyone()
-        best_is_new = self.state.best_global_step == self.state.global_step
-        if best_is_new:
-            self.state.best_model_checkpoint = str(output / name)
-        self._aside = str(aside)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            del self._aside
-        if best_is_new:  # the library has written down the hidden name
-            self.state.best_model_checkpoint = str(output / name)
+        super()._save_checkpoint(model, trial)
+        if self.state.best_global_step == step:  # the library has written down the hidden name
+            self.state.best_model_checkpoint = str(output / checkpoints.name_of(step))
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            self.state.save_to_json(str(aside / name / "trainer_state.json"))
-            if (output / name).exists():  # training went on from an earlier checkpoint by name
-                os.replace(output / name, aside / "earlier")
-            os.replace(aside / name, output / name)
-            shutil.rmtree(aside, ignore_errors=True)
-            rotate_checkpoints(
-                output_dir=str(output),
-                save_total_limit=self.args.save_total_limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-                use_mtime=False,
+            self.state.save_to_json(str(checkpoints.written(output, step) / checkpoints.STATE))
+            checkpoints.finish(
+                output, step, best=self.state.best_model_checkpoint, keep=self.args.save_total_limit or 1
             )
         self.accelerator.wait_for_everyone()
 
     def _get_output_dir(self, trial: Any) -> str:
-        return getattr(self, "_aside", None) or super()._get_output_dir(trial)
+        return str(checkpoints.aside(Path(str(self.args.output_dir)), self.state.global_step))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the adapter's weights and what identifies the run; the base is never written."""
@@ -204,7 +199,7 @@ class PackedTrainer(Trainer):
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.adapter_state(state_dict), str(folder / WEIGHTS), metadata={"format": "pt"})
-        (folder / RUN_FILE).write_text(json.dumps(self.run, indent=2), encoding="utf-8")
+        (folder / checkpoints.RUN_FILE).write_text(json.dumps(self.run, indent=2), encoding="utf-8")
 
     def adapter_state(self, state_dict: dict[str, Any] | None = None) -> dict[str, Tensor]:
         """The adapter's tensors under PEFT's names, on the CPU. `state_dict`: a gathered one, with sharded training."""

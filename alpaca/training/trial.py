@@ -16,28 +16,34 @@ from alpaca.progress import Say
 from alpaca.training.memory import explain_memory
 from alpaca.training.preflight import largest_pack
 from alpaca.training.trainer import PackedTrainer
+from alpaca.words import tagged
 
 
-def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> None:
+def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> float | None:
     """Forward and backward of the largest micro-batch, with room held for the optimizer's two moments; no step is
-    taken. Raises OutOfMemory."""
+    taken. Returns the seconds it took, None where it can't be tried. Raises OutOfMemory."""
     if trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
-        return
+        return None
     device, started = trainer.args.device, time.monotonic()
     batch = collate(largest_pack(steps, trainer.examples, trainer.args.process_index), trainer.examples)
     tokens, longest = batch.bounds[-1], max(end - start for start, end in pairwise(batch.bounds))
     model = trainer.packed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     training = model.training
-    say(f"trial       the largest micro-batch first: {tokens} tokens, the longest example {longest}")
+    say(tagged("trial", f"the largest micro-batch first: {tokens} tokens, the longest example {longest}"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens):
         moments = [torch.ones_like(weight) for weight in weights for _ in range(2)]
         try:
             model.train()
+            begun = time.monotonic()
             model(**batch.inputs(device)).backward()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.monotonic() - begun
         finally:
             model.train(training)
             for weight in weights:
                 weight.grad = None
             del moments
-    say(f"trial       {time.monotonic() - started:.1f} s, {peak_memory(device) / 1e9:.1f} GB at the peak")
+    say(tagged("trial", f"{time.monotonic() - started:.1f} s, {peak_memory(device) / 1e9:.1f} GB at the peak"))
+    return seconds

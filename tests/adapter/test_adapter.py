@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +201,14 @@ def test_without_a_card_the_shapes_decide(folder: Path, tiny_mha_base: Path) -> 
 
 
 def test_a_target_that_the_base_lacks(folder: Path, tiny_base: Path) -> None:
-    for target in ("c_attn", "embed_tokens", "lm_head", "norm"):
+    said = {
+        "c_attn": "names 'c_attn', which tiny does not have", "norm": "names 'norm', which tiny does not have",
+        "embed_tokens": "names 'embed_tokens': LoRA on the embeddings is not served",
+        "lm_head": "names 'lm_head': the head of tiny is tied to its embeddings and can't be adapted alone",
+    }  # fmt: skip
+    for target, reason in said.items():
         edit_config(folder, target_modules=["q_proj", "v_proj", target])
-        with pytest.raises(BadAdapter, match=f"names '{target}', which tiny does not have"):
+        with pytest.raises(BadAdapter, match=reason):
             verify_files(folder, tiny_base)
 
 
@@ -234,13 +240,56 @@ def test_a_loaded_adapter_computes_what_peft_does(tiny_base: Path, tmp_path: Pat
 
 
 def test_an_untied_head_may_be_adapted(tiny_mha_base: Path, tmp_path: Path) -> None:
-    """A copy of the base's head, as PEFT may save it along, is refused: an adapter brings LoRA and nothing else."""
     folder = make_adapter(tiny_mha_base, tmp_path / "a", target_modules=["lm_head"])
     assert_logits_equal_peft(folder, tiny_mha_base)
-    copy = "base_model.model.lm_head.base_layer.weight"
-    edit_weights(folder, lambda tensors: tensors.update({copy: torch.zeros(4, 4)}))
-    with pytest.raises(BadAdapter, match=r"lm_head.base_layer.weight"):
+
+
+COPY = "base_model.model.lm_head.base_layer.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_copy_of_the_head_that_peft_saves_by_default_is_passed_over(
+    tiny_mha_base: Path, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """An adapter may have been trained in another precision than the base is kept in."""
+    folder = make_adapter(tiny_mha_base, tmp_path / "a", target_modules=["lm_head"], copy_of_head=True)
+    edit_weights(folder, lambda tensors: tensors.update({COPY: tensors[COPY].to(dtype)}))
+    files = verify_files(folder, tiny_mha_base)
+    assert files.modules == ("lm_head",)
+    assert sorted(load_tensors(files)) == [f"base_model.model.lm_head.lora_{side}.weight" for side in "AB"]
+    if dtype is torch.float32:
+        assert_logits_equal_peft(folder, tiny_mha_base)
+
+
+HEADS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "of another shape": (lambda head: head[:4, :4].clone(), r"has shape \(4, 4\), the base needs"),
+    "with other values": (lambda head: head + 0.1, r"brings a head that is not this base's .* differs in row 0"),
+    "whose last rows are others": (
+        lambda head: torch.cat([head[:-8], -head[-8:]]), r"not this base's .*differs in row"
+    ),
+    "that is not finite": (lambda head: head * float("nan"), "not this base's"),
+    "in whole numbers": (lambda head: head.to(torch.int8), "is I8; F32, F16 or BF16 is expected"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", HEADS)
+def test_a_head_that_is_not_the_base_s_own_is_refused(tiny_mha_base: Path, tmp_path: Path, fault: str) -> None:
+    """Served on the base's own head, such an adapter would answer otherwise than where it was trained."""
+    change, said = HEADS[fault]
+    folder = make_adapter(tiny_mha_base, tmp_path / "a", target_modules=["lm_head"], copy_of_head=True)
+    edit_weights(folder, lambda tensors: tensors.update({COPY: change(tensors[COPY])}))
+    with pytest.raises(BadAdapter, match=said):
         verify_files(folder, tiny_mha_base)
+
+
+def test_a_head_s_copy_beside_lora_on_other_layers_is_refused(
+    folder: Path, tiny_mha_base: Path, tmp_path: Path
+) -> None:
+    for base, extra in ((tiny_mha_base, COPY), (tiny_mha_base, "base_model.model.model.embed_tokens.weight")):
+        adapter = make_adapter(base, tmp_path / extra)
+        edit_weights(adapter, lambda tensors, extra=extra: tensors.update({extra: torch.zeros(4, 4)}))
+        with pytest.raises(BadAdapter, match=f"has a tensor '{extra}' that its configuration does not name"):
+            verify_files(adapter, base)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_a_hub_id_that_cannot_be_fetched(copy: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(copy: Path) -> None:
+    smol = copy.rename(copy.with_name("smollm2-135m-instruct"))
+    for asked in ("smollm2", "SmolLM2", "smolm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
+        with pytest.raises(BaseNotFound, match=rf"\. Did you mean {re.escape(str(smol))}\? There is: "):
+            resolve_base(asked, copy.parent)
+    with pytest.raises(BaseNotFound) as refused:
+        resolve_base("mistral", copy.parent)
+    assert "Did you mean" not in str(refused.value)
+
+
+def test_an_id_of_alpaca_lora_s_times_is_answered_with_what_it_is_called_now(copy: Path) -> None:
+    with pytest.raises(BaseNotFound, match="the same weights are there as huggyllama/llama-7b") as refused:
+        resolve_base("decapoda-research/llama-7b-hf", copy.parent)
+    assert "can't be reached from here (no network, or HF_HUB_OFFLINE is set)" in str(refused.value)
+
+
 def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
@@ -100,7 +117,11 @@ def pickle_only(folder: Path) -> None:
 
 
 def index(content: str) -> Callable[[Path], object]:
-    return lambda folder: (folder / "model.safetensors.index.json").write_text(content)
+    def shard(folder: Path) -> None:
+        (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+        (folder / "model.safetensors.index.json").write_text(content)
+
+    return shard
 
 
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -113,12 +134,18 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickled only": (pickle_only, "pytorch_model.bin is pickled, which can run code: convert it first"),
     "no tokenizer": (remove("tokenizer.json"), "has no tokenizer"),
     "a shard missing": (
-        index('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}'),
+        index('{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}'),
         "lacks 1 of 2 shards: model-2.safetensors",
     ),
     "index cut": (index("{"), "index.json"),
     "index without a map": (index("{}"), "index.json"),
     "index a list": (index("[]"), "index.json"),
+    "index of nothing": (index('{"weight_map": {}}'), "index.json is no index of shards"),
+    "index that leads elsewhere": (index('{"weight_map": {"a": "../m.safetensors"}}'), "not safetensors files beside"),
+    "weights of another layout": (
+        lambda f: (f / "model.safetensors").rename(f / "consolidated.safetensors"),
+        "neither model.safetensors nor model.safetensors.index.json (consolidated.safetensors is a file that",
+    ),
 }
 
 
@@ -148,6 +175,75 @@ def test_damaged_weights_are_found_by_their_header(copy: Path, fault: str) -> No
     for look in (fingerprint, count_weights):
         with pytest.raises(BadBase, match="is not a whole safetensors file"):
             look(copy)
+
+
+# --- weights that are there twice ---------------------------------------------------------------------------------
+def consolidated(folder: Path) -> None:
+    """A second copy under the names of the original release."""
+    tensors = load_file(str(folder / "model.safetensors"))
+    save_file({f"layers.{name}": tensor for name, tensor in tensors.items()}, folder / "consolidated.safetensors")
+
+
+def left_over_shards(folder: Path) -> None:
+    """transformers takes model.safetensors and never looks at an index beside it."""
+    save_file({"model.norm.weight": torch.zeros(64)}, folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}}'
+    )
+
+
+@pytest.mark.parametrize("second", [consolidated, left_over_shards])
+def test_only_the_weights_that_are_loaded_count(copy: Path, tiny_base: Path, second: Callable[[Path], object]) -> None:
+    second(copy)
+    assert resolve_base(str(copy)) == copy
+    assert fingerprint(copy) == fingerprint(tiny_base)
+    assert count_weights(copy) == count_weights(tiny_base)
+    assert weight_bytes(copy, "bf16") == weight_bytes(tiny_base, "bf16")
+    loaded = load_model(copy, "fp32", CPU).state_dict()
+    for name, tensor in load_model(tiny_base, "fp32", CPU).state_dict().items():
+        torch.testing.assert_close(loaded[name], tensor, atol=0, rtol=0)
+
+
+# --- quantised already --------------------------------------------------------------------------------------------
+QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
+    "GPTQ": ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "(GPTQ)"),
+    "AWQ": ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "(AWQ)"),
+    "bitsandbytes 4-bit": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}},
+        "(bitsandbytes 4-bit)",
+    ),
+    "bitsandbytes 8-bit": (
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "(bitsandbytes 8-bit)"
+    ),
+    "FP8": ({"quantization_config": {"quant_method": "fp8"}}, "(FP8)"),
+    "compressed tensors": ({"quantization_config": {"quant_method": "compressed-tensors"}}, "(compressed-tensors)"),
+    "compressed tensors, older": ({"compression_config": {"format": "int"}}, "(an unnamed method)"),
+    "MLX": ({"quantization": {"group_size": 64, "bits": 4}}, "(an unnamed method)"),
+    "a list": ({"quantization_config": [4]}, "(an unnamed method)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_a_base_that_is_quantised_already_is_refused_with_what_to_take(copy: Path, kind: str) -> None:
+    changes, said = QUANTISED[kind]
+    edit_json(copy / "config.json", **changes)
+    with pytest.raises(BadBase, match=r"^E3003 .* is quantised already") as refused:
+        resolve_base(str(copy))
+    assert said in str(refused.value)
+    assert "Take the base that it was made from" in str(refused.value) and "nf4 or int8" in str(refused.value)
+
+
+def test_a_quantised_base_whose_configuration_does_not_say_so_is_refused_as_well(copy: Path) -> None:
+    """GPTQ's first releases keep it in quantize_config.json; their matrices are packed into whole numbers."""
+    packed = {"model.layers.0.mlp.up_proj.qweight": torch.zeros(8, 128, dtype=torch.int32)}
+    edit_weights(copy, lambda tensors: tensors.update(packed))
+    with pytest.raises(BadBase, match=r"quantised already \(model.layers.0.mlp.up_proj.qweight is I32\)"):
+        resolve_base(str(copy))
+
+
+def test_a_quantisation_of_nothing_is_none(copy: Path) -> None:
+    edit_json(copy / "config.json", quantization_config=None)
+    assert resolve_base(str(copy)) == copy
 
 
 # --- fingerprint --------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from alpaca.compare import __main__ as compare
 from alpaca.compare.comparison import Comparison
-from alpaca.errors import AlpacaError, DataNotFound, UnsupportedFile
+from alpaca.errors import AlpacaError, DataNotFound, UnreadableFile, UnsupportedFile
 from tests.serving.peft_adapters import make_adapter
 
 
@@ -53,6 +54,15 @@ def test_each_prompt_is_answered_by_each(
     assert "adapter: none" in shown.err and "rank 4" in shown.err
 
 
+def test_a_wrong_name_is_told_before_anything_is_loaded(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, "--adapters", "base", "lora-nope", "--prompt", "hay", "--base_model", tiny_base) == 2
+    said = capsys.readouterr().err
+    assert "E4001 AdapterNotFound: no adapter 'lora-nope'. There " in said and "base:" not in said
+
+
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\ufeff早安\n\nhay?\n", encoding="utf-8")
     assert compare.read_prompts(tmp_path / "p.txt") == [("早安", ""), ("hay?", "")]
@@ -62,7 +72,7 @@ def test_prompts_come_from_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "content", "error"),
-    [("none", None, DataNotFound), ("a.jsonl", b"[]", UnsupportedFile), ("a.txt", b"\xff", UnsupportedFile)],
+    [("none", None, DataNotFound), ("a.jsonl", b"[]", UnsupportedFile), ("a.txt", b"\xff", UnreadableFile)],
 )
 def test_a_file_that_holds_no_prompts_is_named(
     tmp_path: Path, name: str, content: bytes | None, error: type[AlpacaError]
@@ -96,6 +106,24 @@ def test_answers_are_written_as_json_and_as_a_page(
     text = page.read_text(encoding="utf-8")
     assert "&lt;b&gt;hay &amp; 早&lt;/b&gt;" in text and "<b>" not in text and "<script" not in text
     assert html.escape(row["answers"][0]["text"]) in text
+
+
+def test_an_answer_can_neither_run_hide_nor_turn_the_page_around() -> None:
+    bad = "<img src=x onerror=alert(1)> \u202eevil\u202c \u200b \x1b[31m \x00 می\u200cخواهم \ud800"
+    page = Comparison([bad, "b"], [(bad, bad)], [[bad, bad]]).as_html()
+    assert not re.search("[\u202a-\u202e\u2066-\u2069\u200b\x00\x1b]|<img", page)
+    assert "\\u202eevil" in page and "␛[31m" in page and "می\u200cخواهم" in page
+    page.encode("utf-8")
+
+
+def test_an_answer_can_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    bad = "\x1b]0;title\x07 \u202eevil"
+    Comparison([bad], [(bad, "")], [[bad]]).show()
+    out = capsys.readouterr().out
+    assert "\x1b]" not in out and "\u202e" not in out and out.count("␛]0;title") == 3
 
 
 def test_a_server_that_is_not_there_is_named(

@@ -35,7 +35,7 @@ def expected(base: Path, adapter: Path | None = None, **inputs: Any) -> str:
 
     engine = open_engine(load_base(str(base), "fp32"), adapter)
     try:
-        return answers(engine, [request_from_inputs(**{**ASK, **inputs})])[0]
+        return answers(engine, [request_from_inputs(**{**ASK, **inputs})])[0].text
     finally:
         engine.close()
 

@@ -15,11 +15,11 @@ import torch
 from meta_model import LLAMA_1, random_weights, write_checkpoint
 from transformers import AutoModelForCausalLM
 
-from alpaca.convert.aside import claimed
 from alpaca.convert.base_folder import convert
 from alpaca.convert.find import find_origin
 from alpaca.convert.source import read_source
 from alpaca.errors import ConversionError
+from alpaca.files import claimed
 
 
 def run(input_dir: Path, output_dir: Path, *more: str) -> subprocess.Popen[str]:
@@ -75,7 +75,7 @@ def test_a_folder_that_is_not_ours_is_left_alone(llama_input: Path, tmp_path: Pa
 
 def test_two_conversions_at_once_do_not_mix(llama_input: Path, tmp_path: Path) -> None:
     partial = tmp_path / "weights" / ".llama-7b.partial"
-    with claimed(partial), pytest.raises(ConversionError, match="another process is writing"):
+    with claimed(partial, ConversionError), pytest.raises(ConversionError, match="another process is writing"):
         convert(find_origin(llama_input, "7B"), tmp_path / "weights")
     convert(find_origin(llama_input, "7B"), tmp_path / "weights")
 

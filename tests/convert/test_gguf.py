@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,24 @@ import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from alpaca.convert.base_folder import convert
 from alpaca.convert.bpe import PieceKind
+from alpaca.convert.family import scaled_rope
 from alpaca.convert.find import find_origin
-from alpaca.convert.gguf_model import plain_name
+from alpaca.convert.gguf_model import _llama3_divisors, plain_name
 from alpaca.convert.sentencepiece_model import SentencepieceModel
 from alpaca.convert.tiktoken_model import _byte_level, read_ranks, special_tokens
 from alpaca.errors import ConversionError
+from alpaca.serving.loading import end_ids
 
 Q = gguf.GGMLQuantizationType
 NAMES = {
@@ -189,7 +199,7 @@ def test_llama_3_file_keeps_its_split_its_bos_and_its_rope_scaling(tmp_path: Pat
 
 def test_a_sentencepiece_tokenizer_inside_a_file(tmp_path: Path, sentencepiece_file: Path) -> None:
     original = SentencepieceModel(sentencepiece_file)
-    pieces = original._pieces()
+    pieces = original.pieces
     model = tiny_model(len(pieces), tied=False)
     writer = Writer(tmp_path / "llama-2-tiny.Q4_K_M.gguf", model)
     writer.add_tokenizer_model("llama")
@@ -299,3 +309,73 @@ def test_the_real_base_answers_sensibly_with_the_right_ids(smollm2: Path) -> Non
     assert isinstance(tokenizer.backend_tokenizer, Tokenizer) and isinstance(
         tokenizer.backend_tokenizer.model, tokenizer_models.BPE
     )
+
+
+# --- what ends an answer, and other readers of the base -------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("named", "ends"),
+    [
+        ({}, 2),
+        ({"eot": 1}, [2, 1]),
+        ({"eot": 1, "eom": 0}, [2, 1, 0]),
+        ({"eot": 2}, 2),
+    ],
+    ids=["none", "the turn", "turn and message", "the turn is EOS"],
+)
+def test_what_the_file_names_as_an_end_ends_answers(
+    tmp_path: Path, tiktoken_file: Path, named: dict[str, int], ends: int | list[int]
+) -> None:
+    """In base releases EOS ends the text, and another token the turn."""
+    path = tmp_path / "m.gguf"
+    model = tiny_model(411, tied=True)
+    writer = Writer(path, model)
+    add_byte_level_tokenizer(writer, tiktoken_file)
+    for name, token in named.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", token)
+    writer.add_model(model, Q.F16)
+    writer.finish()
+    origin = find_origin(path, None)
+    base = convert(origin, tmp_path / "weights")
+    assert GenerationConfig.from_pretrained(base).eos_token_id == ends
+    assert AutoTokenizer.from_pretrained(base).eos_token_id == 2
+    assert any("answers end at <|im_start|> (1)" in note for note in origin.notes) == (named.get("eot") == 1)
+    served = end_ids(AutoModelForCausalLM.from_pretrained(base), AutoTokenizer.from_pretrained(base))
+    assert served == (tuple(ends) if isinstance(ends, list) else (ends,))
+
+
+def test_a_turn_end_outside_the_vocabulary_is_refused(tmp_path: Path, tiktoken_file: Path) -> None:
+    path = tmp_path / "m.gguf"
+    model = tiny_model(411, tied=True)
+    writer = Writer(path, model)
+    add_byte_level_tokenizer(writer, tiktoken_file)
+    writer.add_uint32("tokenizer.ggml.eot_token_id", 411)
+    writer.add_model(model, Q.F16)
+    writer.finish()
+    with pytest.raises(ConversionError, match="eot_token_id 411 is outside the 411 tokens"):
+        find_origin(path, None)
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["plain rope", "scaled rope"])
+def test_the_base_is_right_for_transformers_4_too(tmp_path: Path, tiktoken_file: Path, scaled: bool) -> None:
+    """It reads rope_theta and rope_scaling, overlooks rope_parameters, and knows no class called TokenizersBackend."""
+    path = tmp_path / "m.gguf"
+    rope = scaled_rope(20_000.0, 8.0) if scaled else None
+    model = tiny_model(411, tied=True, rope=rope)
+    writer = Writer(path, model)
+    add_byte_level_tokenizer(writer, tiktoken_file)
+    writer.add_model(model, Q.F16)
+    if rope is not None:
+        writer.add_tensor("rope_freqs.weight", _llama3_divisors(rope, 16).astype(np.float32))
+    writer.finish()
+    base = convert(find_origin(path, None), tmp_path / "weights")
+    config = json.loads((base / "config.json").read_text())
+    assert config["rope_theta"] == 20_000.0
+    assert (config["rope_scaling"] or {}).get("factor") == (8.0 if scaled else None)
+    now = AutoConfig.from_pretrained(base).rope_parameters
+    (base / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "rope_parameters"}))
+    assert (
+        AutoConfig.from_pretrained(base).rope_parameters
+        == now
+        == (rope or {"rope_type": "default"}) | {"rope_theta": 20_000.0}
+    )
+    assert json.loads((base / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"

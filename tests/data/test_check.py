@@ -96,7 +96,7 @@ def test_a_faulty_row_makes_the_file_unfit_and_is_named_with_its_field(tmp_path:
 
 
 def test_one_fault_in_every_row_takes_one_line(tmp_path: Path) -> None:
-    (_, lines), *_ = check(tmp_path, *({"question": "a", "answer": "b"} for _ in range(500))).sections()
+    (_, lines), *_ = check(tmp_path, *({"request": "a", "answer": "b"} for _ in range(500))).sections()
     assert len([line for line in lines if "is missing" in line]) == 2
     assert any("rows 1, 2, 3, 4, 5, 6, 7, 8 and 492 more" in line for line in lines)
 
@@ -217,7 +217,7 @@ def test_a_mended_file_is_written_and_its_fitness_is_the_status(tmp_path: Path) 
     before = source.read_bytes()
     done = command(tmp_path, source, "--fix", "mended.jsonl", "--json", "a.json")
     assert done.returncode == 0, done.stderr
-    assert "NOT FIT" in done.stdout.splitlines()[0]
+    assert "NOT FIT" in done.stdout.splitlines()[1]
     assert "dropped: exact copy of an earlier row, as mended: 1 row (7)" in done.stdout
     report = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     assert report["fix"]["rows"] == 6

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alpaca.data.check import check_rows
-from alpaca.data.fix import Mended, mend, write_rows
+from alpaca.data.fix import KINDS, Mended, mend, write_rows
 from alpaca.data.reader import read_examples
-from alpaca.data.scan import scan_rows
+from alpaca.data.scan import Scan, scan_rows
 from alpaca.prompts.example import Example
+from tests.conftest import ROOT
 
 GOOD = {"instruction": "Describe hay.", "input": "", "output": "Hay is dried grass."}
 
@@ -116,3 +119,27 @@ def test_a_row_of_one_turn_trains_the_same_in_its_new_shape(tmp_path: Path) -> N
     before = read_examples(str(tmp_path / "rows.jsonl")).examples
     assert before == [Example.single("Hi", "", "Hello.", row=1)]
     assert read_examples(str(tmp_path / "mended.jsonl")).examples == before
+
+
+def test_a_fix_that_drops_over_a_tenth_says_so_first_and_counts_what_will_train(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    good = [{"instruction": f"task {number}", "output": "hay"} for number in range(7)]
+    long = [{"instruction": f"{number} hay" * 60, "output": "hay"} for number in range(2)]
+    path = tmp_path / "rows.jsonl"
+    rows = [*good, *long, good[0], {"instruction": "a"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = ["--base_model", str(tiny_base), "--cutoff_len", "64", "--fix", str(tmp_path / "better.jsonl")]
+    done = subprocess.run(
+        [sys.executable, "-m", "alpaca.data", str(path), *command], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.strip().splitlines()
+    assert "--fix drops 2 of 11 rows, more than a tenth: 1 faulty and 1 exact copy" in first
+    assert "7 rows will train; the other 2 do not fit in cutoff_len 64" in last
+
+
+def test_a_fix_that_drops_little_begins_with_the_verdict(tmp_path: Path) -> None:
+    scan = Scan("rows", rows_read=20)
+    assert Mended([], {kind: [] for kind in KINDS} | {"blank": [1, 2]}).loss(scan) == ""
+    assert Mended([], {kind: [] for kind in KINDS} | {"blank": [1, 2, 3]}).loss(scan)

@@ -250,7 +250,8 @@ def test_many_faults_are_told_at_a_time_and_the_rest_counted(tmp_path: Path) -> 
     assert [line.partition(" row ")[2] for line in said[1:5]] == [
         f"{number + 2}, instruction: is a number ({number}), not text" for number in range(4)
     ]
-    assert said[5:] == ["  ... and 26 more", "Correct them, or go on without them: --skip_bad_rows"]
+    assert said[5] == "  ... and 26 more"
+    assert "--skip_bad_rows" in said[6] and f"python -m alpaca.data {tmp_path / 'rows.json'}" in said[6]
 
 
 def test_a_repeated_field_is_a_fault(tmp_path: Path) -> None:

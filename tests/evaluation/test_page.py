@@ -13,11 +13,12 @@ from alpaca.evaluation.facts import DataFacts, RunFacts
 from alpaca.evaluation.figures import draw_curves, draw_lengths, draw_probes, draw_sweep
 from alpaca.evaluation.findings import Findings
 from alpaca.evaluation.history import History
-from alpaca.evaluation.markup import passage, text
+from alpaca.evaluation.markup import passage
 from alpaca.evaluation.page import make_page
 from alpaca.evaluation.report import as_json
 from alpaca.evaluation.results import Measured, Sample
 from alpaca.evaluation.verdict import judge
+from alpaca.pages import text
 from tests.evaluation.measured import HOSTILE, drift, measured, probing, sweep
 
 VOID = {"meta", "img", "br"}

@@ -48,7 +48,10 @@ def test_the_last_answer_may_be_awaited() -> None:
         ([{}], "message 1 has no 'role' (found: none)"),
         ([{"role": "user", "content": 5}], "message 1: 'content' is a number (5), not text"),
         ([{"role": "user", "content": None}], "message 1: 'content' is null, not text"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "message 1: 'content' is a list, not text"),
+        (
+            [{"role": "user", "content": [{"type": "text"}]}],
+            "message 1: 'content' holds a text part that is null, not text",
+        ),
         ([{"role": "user", "content": " \n"}], "message 1 (user) is blank"),
         ([{"role": "user", "content": "a\ud83e"}], "message 1: 'content' holds half a character"),
         ([{"role": "user", "content": "a\x00b"}], "message 1: 'content' holds a NUL character, \\u0000, at position 2"),

@@ -374,8 +374,8 @@ def test_the_report_counts_and_names_rows() -> None:
     assert percentiles[0] == report.lengths.min() and percentiles[100] == report.lengths.max()
     lines = report.lines()
     assert lines[0] == f"100 examples kept, {report.truncated} of them truncated to cutoff_len 100"
-    assert lines[2] == "19 dropped as too long: rows 101, 102, 103, 104, 105, 106, 107, 108, 109, 110 and 9 more"
-    assert lines[3] == "1 dropped, nothing to train on: rows 120"
+    assert lines[2] == "19 dropped as too long: rows 101, 102, 103, 104, 105, 106, 107, 108 and 11 more"
+    assert lines[3] == "1 dropped, nothing to train on: row 120"
     empty = encode_examples(tokenizer, template, [], cutoff_len=100).report
     assert empty.percentiles() == dict.fromkeys((50, 75, 90, 95, 99, 100), 0) and empty.lines()
 

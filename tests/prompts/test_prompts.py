@@ -124,8 +124,8 @@ def test_shipped_templates_stop_at_their_own_header() -> None:
         ({"prompt_no_input": "{{instruction}}### Answer:"}, "{{instruction}}; write {instruction} with single braces"),
         ({"prompt_no_input": "{{ instruction }}### Answer:"}, "write {instruction} with single braces"),
         ({"response_split": "### Reply:"}, "'prompt_input' does not hold the response_split '### Reply:'"),
-        ({"prompt_no_input": "### Answer:\n{instruction}"}, "goes on with '{instruction}' after the response_split"),
-        ({"prompt_no_input": "{instruction}\n### Answer: yes"}, "goes on with 'yes' after the response_split"),
+        ({"prompt_no_input": "### Answer:\n{instruction}"}, "continues with '{instruction}' after the response_split"),
+        ({"prompt_no_input": "{instruction}\n### Answer: yes"}, "continues with 'yes' after the response_split"),
     ],
 )  # fmt: skip
 def test_a_template_that_cannot_work_is_refused_with_the_reason(

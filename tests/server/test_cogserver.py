@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -192,6 +193,25 @@ def test_a_signal_ends_the_server_and_its_worker(project: Path, signal_number: s
         finally:
             process.kill()
     assert all_gone(workers)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--port", "{taken}"], "port {taken} is in use"),
+        (["--port", "99999"], "port 99999 is none"),
+        (["--host", "no-such-host.invalid"], "nothing can listen on no-such-host.invalid"),
+    ],
+)
+def test_a_port_that_can_not_be_had_is_said_before_anything_starts(given: list[str], said: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        command = [sys.executable, "-m", "alpaca.cogserver", "serve", *(text.format(taken=taken) for text in given)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: E1103 ServerFailed: " + said.format(taken=taken))
 
 
 def wait_until_ready(port: int) -> None:

@@ -220,7 +220,9 @@ def test_inputs_out_of_the_schema_are_422(served: Server, inputs: dict[str, Any]
 def test_what_the_schema_cannot_know_fails_with_a_code(served: Server, inputs: dict[str, Any], code: str) -> None:
     response = post(served, inputs)
     assert (response.status_code, response.json()["status"]) == (200, "failed")
-    assert f": {code}: " in response.json()["error"]
+    error = response.json()["error"]
+    assert f": {code}: " in error
+    assert [error.count(word) for word in code.split()] == [1, 1], "the code once, the message once"
 
 
 def test_what_is_no_json_is_400_and_what_says_so_is_415(served: Server) -> None:

@@ -36,7 +36,7 @@ def expected(tiny_base: Path, adapter: Path) -> str:
 
     engine = open_engine(load_base(str(tiny_base), "fp32"), adapter)
     try:
-        return answers(engine, [request_from_inputs(**ASK)])[0]
+        return answers(engine, [request_from_inputs(**ASK)])[0].text
     finally:
         engine.close()
 

@@ -31,9 +31,13 @@ def make_adapters(base: Path, root: Path, kinds: dict[str, dict[str, Any]], **ot
 
 
 def make_adapter(
-    base: Path, folder: Path, *, seed: int = 1, template: str | None = None, spread: float = 0.5, **lora: Any
-) -> Path:
-    """Save a LoRA adapter for `base` into `folder`; with `template`, a card that names it. `spread`: that of its B."""
+    base: Path, folder: Path, *, seed: int = 1, template: str | None = None, spread: float = 0.5,
+    copy_of_head: bool = False, **lora: Any,
+) -> Path:  # fmt: skip
+    """Save a LoRA adapter for `base` into `folder`; with `template`, a card that names it. `spread`: that of its B.
+
+    `copy_of_head`: as PEFT does by default, which adds the base's head to an adapter of it.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
@@ -45,7 +49,7 @@ def make_adapter(
         for name, weight in model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(0.0, spread)
-    model.save_pretrained(str(folder), save_embedding_layers=False)  # else PEFT adds the base's head to the adapter
+    model.save_pretrained(str(folder), save_embedding_layers="auto" if copy_of_head else False)
     if template is not None:
         write_card(base, folder, template)
     return folder

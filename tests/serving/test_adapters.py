@@ -34,7 +34,7 @@ from alpaca.errors import (
     CacheUnusable,
     DownloadRefused,
 )
-from alpaca.serving.adapters import Adapter, AdapterStore, tuned_here
+from alpaca.serving.adapters import Adapter, AdapterStore, check_given, tuned_here
 from alpaca.serving.cache_folder import CACHE_GB, CacheFolder, default_bytes
 from alpaca.serving.download import ALLOWED_HOSTS, Limits
 from tests.serving.hostile.hosts import Host, running_host
@@ -254,6 +254,66 @@ def test_the_operator_may_name_what_lies_anywhere(folder: Path, opened: Opened) 
     assert store.find(str(folder), trusted=True).files.folder == folder
     with pytest.raises(AdapterNotFound, match="that may be used here"):
         store.find(str(folder))
+
+
+def test_a_name_is_one_folder_or_archive_directly_in_a_root(folder: Path, root: Path, opened: Opened) -> None:
+    """What is hidden or deeper down is answered as what is not there, whatever it is."""
+    store = opened()
+    for place in (".hidden", "deep/down", "mine"):
+        shutil.copytree(folder, root / place)
+    (root / ".env").write_text("TOKEN=1")
+    pack(folder, root / "deep" / "packed.zip")
+
+    def said(name: str) -> str:
+        with pytest.raises(AdapterNotFound) as caught:
+            store.find(name)
+        return str(caught.value).replace(name, "NAME")
+
+    refused = (".env", ".hidden", "deep/down", "deep/packed.zip", "mine/adapter_config.json", str(root / ".hidden"))
+    assert {said(name) for name in refused} == {said("nothing")}
+    assert store.find("mine").digest == store.find(str(root / "mine")).digest
+
+
+def test_a_root_may_end_in_a_pattern_for_names(folder: Path, root: Path, opened: Opened) -> None:
+    for place in ("lora-mine", "weights"):
+        shutil.copytree(folder, root / place)
+    pack(folder, root / "lora-packed.zip")
+    store = opened(roots=[root / "lora-*"])
+    assert store.find("lora-mine").digest == store.find("lora-packed.zip").digest
+    with pytest.raises(AdapterNotFound):
+        store.find("weights")
+
+
+def test_a_wrong_name_of_the_operator_is_answered_with_what_there_is(folder: Path, root: Path) -> None:
+    for name in ("lora-alpaca", "other", ".hidden"):
+        shutil.copytree(folder, root / name)
+    pack(folder, root / "packed.zip")
+    (root / "notes.txt").write_text("")
+    (root / "half").mkdir()
+    with pytest.raises(AdapterNotFound) as caught:
+        check_given("lora-alpacca", [root])
+    assert f"There are: lora-alpaca, other, packed.zip (in {root}). Did you mean 'lora-alpaca'?" in caught.value.message
+    with pytest.raises(AdapterNotFound, match="half has no adapter_config"):
+        check_given("half", [root])
+    with pytest.raises(AdapterNotFound, match="There is none"):
+        check_given("lora-nowhere", [])
+    for there in ("other", "packed.zip", str(root / "other"), "https://example.com/adapter.zip"):
+        check_given(there, [root])
+
+
+def test_an_adapter_that_is_being_replaced_is_no_adapter_until_it_is_whole(
+    tiny_base: Path, folder: Path, root: Path, opened: Opened
+) -> None:
+    """While finetune.py puts a new one in the place of an old one, and after it was killed there."""
+    write_card(tiny_base, Path(shutil.copytree(folder, root / "mine")), "alpaca")
+    store, aside = opened(), root / "mine" / ".saving-adapter"
+    aside.mkdir()
+    assert store.find("mine").template is not None
+    card = (root / "mine" / "alpaca.json").rename(aside / "alpaca.json")
+    with pytest.raises(AdapterError, match=r"^E4007 .*mine is being replaced"):
+        store.find("mine")
+    card.rename(root / "mine" / "alpaca.json")
+    assert store.find("mine").template is not None
 
 
 def test_the_hub_s_links_within_a_root_are_followed(folder: Path, root: Path, opened: Opened) -> None:

@@ -116,7 +116,7 @@ def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
 
 
 # --- what the operator sets ---------------------------------------------------------------------------------------
-NAMES = ("MAX_CONCURRENCY", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS")
+NAMES = ("MAX_CONCURRENCY", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
 
 
 @pytest.fixture(autouse=True)
@@ -126,16 +126,18 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(roots=(Path("/mine"),))
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
+        roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
+    )
     for name in NAMES:
         monkeypatch.setenv(name, " " if name != "ADAPTER_FOLDERS" else "")
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits()
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("3", "2048", " 64 ", "/a:/b c:"), strict=True):
+    for name, value in zip(NAMES, ("3", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(3, 2048, 64, (Path("/a"), Path("/b c")))
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(3, 2048, 64, (Path("/a"), Path("/b c")), True)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_CONCURRENCY", "0"), ("MAX_CONCURRENCY", "257"), ("MAX_CONCURRENCY", "-1"), ("MAX_CONCURRENCY", "8.0"),
         ("MAX_CONCURRENCY", "eight"), ("MAX_CONTEXT", "15"), ("MAX_CONTEXT", "1e4"), ("MAX_CONTEXT", "10000001"),
         ("MAX_LORA_COLUMNS", "15"), ("MAX_LORA_COLUMNS", "65537"), ("MAX_LORA_COLUMNS", "²"),
+        ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_number_in_range_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

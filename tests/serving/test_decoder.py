@@ -24,7 +24,7 @@ from transformers import (
 from alpaca.adapter.folder import load_tensors, verify_files
 from alpaca.base.load import load_model
 from alpaca.errors import BadAdapter, BadBase
-from alpaca.serving.attention import Chunk, Span, chunk, spans
+from alpaca.serving.attention import Prefill, Span, prefill, spans
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder, Step, check_family, longest_context
 from alpaca.serving.loading import load_base, open_engine
@@ -90,10 +90,10 @@ class Bench:
         """Logits after every token of each part: (slot, tokens, adapter, scale); parts of one token come first."""
         decoder, cpu = self.decoder, torch.device("cpu")
         single = [(slot, self.done[slot] + 1) for slot, tokens, _, _ in parts if len(tokens) == 1]
-        found: list[Span | Chunk] = [*spans(single, cpu)]
+        found: list[Span | Prefill] = [*spans(single, cpu)]
         row = len(single)
         for slot, tokens, _, _ in parts[len(single) :]:
-            found.append(chunk(row, len(tokens), slot, self.done[slot], decoder.heads // decoder.kv_heads, cpu))
+            found.append(prefill(row, len(tokens), slot, self.done[slot], decoder.heads // decoder.kv_heads, cpu))
             row += len(tokens)
         ids = [token for _, tokens, _, _ in parts for token in tokens]
         positions = [self.done[slot] + n for slot, tokens, _, _ in parts for n in range(len(tokens))]
@@ -317,7 +317,7 @@ def test_a_step_without_a_question_gives_no_logits() -> None:
     bench = Bench(model, 64)
     step = Step(
         torch.tensor([5, 6]), torch.tensor([0, 1]), torch.tensor([0, 0]),
-        [chunk(0, 2, 0, 0, 2, torch.device("cpu"))], torch.tensor([], dtype=torch.long),
+        [prefill(0, 2, 0, 0, 2, torch.device("cpu"))], torch.tensor([], dtype=torch.long),
     )  # fmt: skip
     assert bench.decoder.forward(step, bench.cache).shape == (0, 300)
     wanted = replace(step, wanted=torch.tensor([1]))

@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from alpaca.adapter.archive import pack
 from alpaca.errors import (
     AdapterChanged,
     AdapterNotFound,
@@ -41,6 +42,7 @@ from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, end_ids, load_base, open_engine
+from alpaca.serving.output import Output
 from alpaca.serving.stream import Chunk, FinishReason, Stream
 from tests.conftest import make_base
 from tests.serving.oracle import Oracle
@@ -120,7 +122,9 @@ def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
 
     def free() -> bool:
         stats = engine.stats()
-        return not (stats.running or stats.waiting or stats.pinned or engine._loading) and engine._slots.free == slots
+        return (
+            not (stats.running or stats.waiting or stats.pinned or len(engine._reader)) and engine._slots.free == slots
+        )
 
     wait_for(free)
 
@@ -179,7 +183,8 @@ def test_mixed_adapters_that_come_and_go_at_random_get_the_answers_of_peft(
 ) -> None:
     base, folder = tiny_base, roots
     if heads == "multi-head, untied":
-        base, folder = tiny_mha_base, make_adapters(tiny_mha_base, tmp_path, {**EVERY_KIND, "head": HEAD})
+        kinds = {**EVERY_KIND, "head": {**HEAD, "copy_of_head": True}}  # as PEFT saves it by default
+        base, folder = tiny_mha_base, make_adapters(tiny_mha_base, tmp_path, kinds)
     oracle = Oracle(base, folder)
     names = ["none", *EVERY_KIND, *(["head"] if folder is tmp_path else [])]
     requests = random_requests(36, names, 700, seed=len(names))
@@ -295,7 +300,7 @@ def test_an_adapter_that_can_not_be_read_fails_its_request_alone(
     next(running)
     before = text(ask(engine, adapter="a"))
     harmful = threading.Event()
-    read = engine._loader.submit(harmful.wait, 60)  # holds the loader back until the harm is done
+    read = engine._reader.thread.submit(harmful.wait, 60)  # holds the loader back until the harm is done
     stream = submit(engine, adapter="brittle", n=2)
     behind = submit(engine, adapter="none")
     harm(tmp_path / "brittle")
@@ -307,6 +312,41 @@ def test_an_adapter_that_can_not_be_read_fails_its_request_alone(
     assert engine.stats().finished[FinishReason.FAILED] == 2
     assert text(ask(engine, adapter="a")) == before
     assert_all_is_free(engine)
+
+
+# --- the adapter of requests that name none -----------------------------------------------------------------------
+def test_a_default_that_was_trained_anew_is_served_from_then_on(tiny_base: Path, opened: Open, tmp_path: Path) -> None:
+    mine = make_adapter(tiny_base, tmp_path / "mine", seed=1)
+    engine = opened(mine)
+    before = text(ask(engine))
+    running = long_request(engine)
+    next(running)
+    shutil.rmtree(mine)
+    make_adapter(tiny_base, mine, seed=2)
+    after = text(ask(engine))
+    assert before != after == Oracle(tiny_base, tmp_path).chat("hay", "mine")
+    assert list(running)[-1].finish is FinishReason.LENGTH, "what runs ends with the adapter it began with"
+
+
+def test_while_a_default_is_replaced_the_one_before_answers(tiny_base: Path, opened: Open, tmp_path: Path) -> None:
+    mine = make_adapter(tiny_base, tmp_path / "mine", seed=1)
+    engine = opened(mine)
+    before = text(ask(engine))
+    config = (mine / "adapter_config.json").rename(tmp_path / "config")
+    assert text(ask(engine)) == before
+    config.rename(mine / "adapter_config.json")
+    assert text(ask(engine)) == before
+
+
+def test_a_default_that_left_the_cache_is_unpacked_again(
+    roots: Path, opened: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALPACA_CACHE", str(tmp_path / "cache"))
+    engine = opened(pack(roots / "a", tmp_path / "a.zip"), columns=16)
+    before = text(ask(engine))
+    ask(engine, adapter="b")  # takes its place in memory
+    shutil.rmtree(tmp_path / "cache" / "adapters")
+    assert text(ask(engine)) == before
 
 
 # --- adapters in memory -------------------------------------------------------------------------------------------
@@ -326,10 +366,54 @@ def test_a_request_waits_while_all_places_for_adapters_are_in_use(opened: Open, 
     second, third = submit(engine, adapter="b"), submit(engine)
     steps = engine.stats().steps
     wait_for(lambda: engine.stats().steps > steps + 20)
-    assert (engine.stats().running, engine.stats().pinned, engine.stats().loads) == (1, 1, 1)
+    assert (engine.stats().waiting, engine.stats().pinned, engine.stats().loads) == (1, 1, 1)
+    assert text(list(third)) == oracle.chat("hay")
     first.close()
     assert text(list(second)) == oracle.chat("hay", "b")
-    assert text(list(third)) == oracle.chat("hay")
+    assert_all_is_free(engine)
+
+
+def test_who_needs_no_adapter_or_has_it_there_goes_past_one_that_waits_for_room(opened: Open, oracle: Oracle) -> None:
+    engine = opened(columns=16)
+    first = long_request(engine, adapter="a")
+    next(first)
+    second = submit(engine, adapter="b")
+    wait_for(lambda: engine.stats().waiting == 1)
+    for name in ("none", "a", "none", "a"):
+        assert text(ask(engine, adapter=name)) == oracle.chat("hay", name)
+    assert (engine.stats().waiting, engine.stats().running, engine.stats().loads) == (1, 1, 1)
+    first.close()
+    assert text(list(second)) == oracle.chat("hay", "b")
+    assert_all_is_free(engine)
+
+
+def test_one_that_waits_for_room_is_not_passed_over_for_ever(
+    opened: Open, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three clients submit their next request while the one before runs, so that the other adapter is always in use."""
+    monkeypatch.setattr(engine_module, "PATIENCE", 60)
+    engine = opened(columns=16)
+    first = submit(engine, adapter="a", max_tokens=120, min_tokens=120)
+    next(first)
+    second, answered = submit(engine, adapter="b"), threading.Event()
+
+    def client(length: int) -> int:
+        count, running = 0, submit(engine, adapter="a", max_tokens=length)
+        while not answered.is_set():
+            for _ in range(length // 4):
+                next(running, None)
+            following = submit(engine, adapter="a", max_tokens=length, min_tokens=length)
+            list(running)
+            count, running = count + 1, following
+        return count
+
+    with ThreadPoolExecutor(3) as pool:
+        clients = [pool.submit(client, length) for length in (20, 30, 45)]
+        try:
+            assert text(list(second)) == oracle.chat("hay", "b")
+        finally:
+            answered.set()
+    assert all(done.result() for done in clients)
     assert_all_is_free(engine)
 
 
@@ -351,9 +435,9 @@ def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch:
 def test_a_request_cancelled_while_its_adapter_is_read_leaves_nothing(opened: Open) -> None:
     engine = opened()
     reading = threading.Event()
-    engine._loader.submit(reading.wait, 60)
+    engine._reader.thread.submit(reading.wait, 60)
     stream = submit(engine, adapter="a")
-    wait_for(lambda: bool(engine._loading))
+    wait_for(lambda: len(engine._reader) > 0)
     stream.close()
     reading.set()
     assert ask(engine)[-1].finish
@@ -437,6 +521,27 @@ def test_an_adapter_whose_files_change_is_another(opened: Open, tmp_path: Path, 
     assert answers[0] != answers[1]
 
 
+def test_separate_requests_share_nothing_and_answers_of_one_share_their_prompt(opened: Open, oracle: Oracle) -> None:
+    engine, prompt = opened(separate=True), "grass and hay " * 30
+    for name in ("none", "a"):
+        for _ in range(2):
+            chunks = ask(engine, prompt, adapter=name, n=2)
+            assert reused(chunks) == [0, chunks[-1].usage.input_tokens - 1]
+            assert text(chunks, 1) == oracle.chat(prompt, name)
+
+
+def test_a_client_is_not_told_how_much_of_its_prompt_was_computed_before(opened: Open) -> None:
+    engine, guess = opened(), "the patient is called Alpaca " * 5
+    ask(engine, guess)
+    figures = []
+    for prompt in (guess, guess.replace("Alpaca", "Llama.")):
+        output = Output(submit(engine, prompt), 1)
+        list(output.pieces())
+        assert "reused" not in output.summary()
+        figures.append(output.metrics().keys())
+    assert figures[0] == figures[1]
+
+
 def test_what_runs_can_be_copied_from(opened: Open, oracle: Oracle) -> None:
     engine, prompt = opened(), "grass and hay " * 30
     first = submit(engine, prompt, max_tokens=300, min_tokens=300)
@@ -504,6 +609,21 @@ def test_a_seed_gives_the_same_answer_and_zero_is_a_seed(opened: Open) -> None:
     first, second = (ask(engine, **drawn) for _ in range(2))
     assert text(first) != text(second)
     assert text(ask(engine, **drawn, seed=first[-1].usage.seed)) == text(first)
+
+
+def test_a_drawn_seed_is_one_that_cogs_command_line_takes(opened: Open) -> None:
+    """32-bit signed numbers. A seed that is given may be larger."""
+    engine = opened()
+    seeds = [ask(engine, max_tokens=1)[-1].usage.seed for _ in range(20)]
+    assert max(seeds) < 2**31 and len(set(seeds)) == 20
+    assert ask(engine, max_tokens=1, seed=2**32 - 1)[-1].usage.seed == 2**32 - 1
+
+
+def test_minus_one_is_off_as_in_replicates_templates(opened: Open) -> None:
+    engine = opened()
+    drawn = {"temperature": 1.0, "seed": 3}
+    for off in ({"top_k": -1}, {"min_tokens": -1}, {"min_new_tokens": -1}):
+        assert text(ask(engine, **drawn, **off)) == text(ask(engine, **drawn)), off
 
 
 def test_a_seed_gives_the_same_answer_whatever_else_is_in_the_batch(opened: Open) -> None:

@@ -71,7 +71,7 @@ def test_figures_are_those_of_all_answers() -> None:
     assert output.metrics() == {}
     list(output.pieces())
     assert output.metrics() == {
-        "input_token_count": 7, "output_token_count": 8, "reused_token_count": 0, "queue_time": 0.1,
+        "input_token_count": 7, "output_token_count": 8, "queue_time": 0.1,
         "time_to_first_token": 0.5, "tokens_per_second": 2.0, "batch_size": 2.5, "finish_reason": "stop,length",
         "seed": 11,
     }  # fmt: skip

@@ -215,10 +215,10 @@ class Clients(RuleBasedStateMachine):
         assert self.faults or not any(client.failed for client in self.all)
 
     def all_is_free(self) -> bool:
-        stats, loading = self.engine.stats(), self.engine._loading
+        stats, reading = self.engine.stats(), self.engine._reader
         done = sum(stats.finished.values()) >= self.answers
         return done and not (
-            stats.running or stats.waiting or stats.pinned or loading or self.engine._slots.free < SLOTS
+            stats.running or stats.waiting or stats.pinned or len(reading) or self.engine._slots.free < SLOTS
         )
 
 

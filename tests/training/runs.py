@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.lock import LOCK
 from tests.conftest import ROOT
 
 # What the libraries import late; imported once, in the process that the others are forked from.
@@ -66,8 +67,9 @@ def adapter_bytes(folder: Path) -> bytes:
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file under `folder` with its content."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """Every file under `folder` with its content, but for the lock, which says who has it and when."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != LOCK)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def leftovers(folder: Path) -> list[str]:

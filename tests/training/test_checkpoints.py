@@ -202,7 +202,7 @@ def test_a_checkpoint_that_lacks_a_part_is_refused(
     asked = str(last) if by_name else "auto"
     with pytest.raises(BadCheckpoint, match=f"E5002 .*checkpoint-15 lacks {lacking}") as refused:
         train(settings(tiny_base, rows, finished, **LONG, resume_from_checkpoint=asked))
-    assert "can't go on exactly" in str(refused.value)
+    assert "can't be resumed exactly" in str(refused.value)
     assert tree(finished) == before
 
 

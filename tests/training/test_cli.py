@@ -106,7 +106,8 @@ def test_a_bad_value_names_where_it_came_from(tmp_path: Path, monkeypatch: pytes
     [
         (["--learning_rte", "1"], "there is no option --learning_rte; did you mean --learning_rate?"),
         (["--epochs=5"], "there is no option --epochs=5; "),
-        (["rows.json"], "'rows.json' is no option; --help lists the options"),
+        (["rows.json"], "'rows.json' is no option; did you mean --data_path rows.json?"),
+        (["mine"], "'mine' is no option; --help lists the options"),
     ],
 )
 def test_an_unknown_option_is_refused(arguments: list[str], said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from alpaca.errors import BadSetting
 from alpaca.training.config import FinetuneConfig
+from tests.conftest import ROOT
 
 
 def sourced(**values: Any) -> FinetuneConfig:
@@ -48,6 +50,25 @@ def test_numbers_are_held_within_their_limits(name: str, good: list[Any], bad: l
         assert ": from " in str(refused.value) or "not a" in str(refused.value)
 
 
+def test_the_inputs_of_a_training_through_cog_have_the_ranges_of_the_settings() -> None:
+    """Cog reads train.py's literals without running it, so they can't refer to the settings."""
+    tree = ast.parse((ROOT / "train.py").read_text(encoding="utf-8"))
+    train = next(node for node in tree.body if isinstance(node, ast.AsyncFunctionDef))
+    inputs = {}
+    for argument, call in zip(train.args.args, train.args.defaults, strict=True):
+        assert isinstance(call, ast.Call)
+        inputs[argument.arg] = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+    fields = {field.name: field.metadata for field in dataclasses.fields(FinetuneConfig)}
+    checked = 0
+    for name, said in inputs.items():
+        if name in fields:
+            limits = (said["ge"], said["le"]) if "ge" in said else None
+            assert limits == fields[name].get("within"), name
+            assert tuple(said.get("choices", ())) == fields[name].get("choices", ()), name
+            checked += 1
+    assert checked > 20
+
+
 @pytest.mark.parametrize("field", dataclasses.fields(FinetuneConfig), ids=lambda field: field.name)
 def test_every_setting_is_explained_and_its_default_is_valid_as_text(field: Any) -> None:
     assert len(field.metadata["help"]) > 15
@@ -60,7 +81,7 @@ def test_every_setting_is_explained_and_its_default_is_valid_as_text(field: Any)
     ("changes", "said"),
     [
         ({"quantization": "fp8"}, "quantization is 'fp8': choose auto, bf16, fp32, int8 or nf4"),
-        ({"report_to": "mlflow"}, "report_to is 'mlflow': choose none, tensorboard, wandb"),
+        ({"report_to": "mlflow"}, "report_to is 'mlflow': choose none, tensorboard or wandb"),
         ({"lora_target_modules": ""}, r"lora_target_modules is \[\]"),
         ({"lora_target_modules": ".*"}, "lora_target_modules is"),
         ({"output_dir": " "}, "output_dir is ' ': name a folder|output_dir is '': name a folder"),

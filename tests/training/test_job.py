@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from alpaca.training import job_process
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.job import run_job
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare
+from tests.conftest import ROOT
 
 ROWS = [{"instruction": f"Say {number}.", "output": "hay and grass"} for number in range(6)]
 
@@ -53,6 +56,24 @@ def members(archive: Path) -> dict[str, bytes]:
 
 
 # --- what is kept -------------------------------------------------------------------------------------------------
+def test_a_job_that_an_earlier_version_kept_is_found_by_its_fingerprint_of_the_base(
+    values: dict[str, Any], kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The name of its folder holds that version's fingerprint, which tests/made_before/ tells."""
+    made_before = ROOT / "tests" / "made_before"
+    values = values | {"base_model": str(made_before / "base")}
+    inputs = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
+    digest.update(hashlib.sha256(Path(values["data_path"]).read_bytes()).digest())
+    digest.update(json.loads((made_before / "adapter" / "alpaca.json").read_text())["base_fingerprint"].encode())
+    folder = kept / f"lora-{digest.hexdigest()[:12]}"
+    shutil.copytree(made_before / "adapter", folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    archive = run_job(values, kept)
+    assert archive == folder.with_suffix(".zip")
+    assert f"{folder} has the adapter of these inputs already" in capsys.readouterr().out
+    assert members(archive)[WEIGHTS] == (made_before / "adapter" / WEIGHTS).read_bytes()
+
+
 def test_without_a_folder_to_keep_it_a_job_writes_where_it_is_told(values: dict[str, Any], tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()

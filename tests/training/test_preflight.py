@@ -130,7 +130,7 @@ def test_a_dry_run_tells_everything_and_writes_nothing(tiny_mha_base: Path, tmp_
     text = "\n".join(train(config))
     for said in (
         "25 rows read", "23 kept", "1 dropped: empty output", "row 24", "1 exact duplicates (kept)",
-        "22 examples kept, 1 of them truncated to cutoff_len 200", "1 dropped as too long: rows 22",
+        "22 examples kept, 1 of them truncated to cutoff_len 200", "1 dropped as too long: row 22",
         "50 %:", "99 %:", "fit in 200", "12 of 4 examples: 2 epochs of 6", "8,704 parameters to train",
         "GB at the peak", "example 1 (row 1, ", "example 2 (row 2, ", "example 3 (row 3, ",
         "what stands in ⟦…⟧ is trained, the rest is masked", "### Response:", "<|im_end|>⟧",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alpaca.adapter.archive import pack
+from alpaca.paths import this_python
 from alpaca.training.plan import make_plan
 from alpaca.training.result import Finetuned
 from alpaca.training.run import report
@@ -59,5 +60,7 @@ def test_a_report_that_fails_is_said_and_the_adapter_stays_as_it_is(
     lines: list[str] = []
     report(plan, Finetuned(folder, None, None, 1, 1.0), lines.append)
     assert any(line.startswith("warning     there is no report: E4003 WrongBase: ") for line in lines)
-    assert lines[-1].endswith(f"the adapter is complete; for a report: python -m alpaca.evaluation --adapter {folder}")
+    assert lines[-1].endswith(
+        f"the adapter is complete; for a report: {this_python()} -m alpaca.evaluation --adapter {folder}"
+    )
     assert tree(folder) == before

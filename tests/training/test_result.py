@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,17 @@ from safetensors.torch import load_file
 
 from alpaca.adapter.archive import pack, unpack
 from alpaca.adapter.card import read_card
-from alpaca.adapter.folder import load_adapter, verify_files
+from alpaca.adapter.folder import ASIDE, load_adapter, verify_files
 from alpaca.base.headers import fingerprint
 from alpaca.base.load import load_model, load_tokenizer
-from alpaca.errors import VerificationFailed
+from alpaca.errors import AdapterError, VerificationFailed
 from alpaca.prompts.find import template_from_card
+from alpaca.serving.adapters import content_digest
 from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.plan import Plan, make_plan
-from alpaca.training.result import Outcome, verify, write_adapter
+from alpaca.training.result import Outcome, put_in_place, verify, write_adapter
 from alpaca.training.trainer import PackedTrainer
+from tests.serving.peft_adapters import make_adapter
 from tests.training.runs import leftovers, settings, train
 
 CPU = torch.device("cpu")
@@ -190,3 +193,34 @@ def test_files_that_are_not_what_was_trained_are_told(tiny_base: Path, rows: Pat
         next(p for n, p in trainer.packed.named_parameters() if "lora_B" in n).add_(0.5)
     with pytest.raises(VerificationFailed, match="gives other logits"):
         verify(plan, trainer, out, state)
+
+
+class Killed(BaseException):
+    """What ends a process at once."""
+
+
+@pytest.mark.parametrize("moment", range(5))
+@pytest.mark.parametrize("has_card", [True, False], ids=["with a card", "of another tool"])
+def test_killed_while_an_adapter_is_replaced_it_is_the_new_one_or_none(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int, has_card: bool
+) -> None:
+    """Never the configuration of one with the weights of the other, nor one that has lost its template."""
+    old = make_adapter(tiny_base, tmp_path / "out", seed=1, template="alpaca" if has_card else None)
+    new = make_adapter(tiny_base, tmp_path / "new", seed=2, lora_alpha=800, template="alpaca")
+    aside = Path(shutil.copytree(new, old / ASIDE))
+    replace, left = os.replace, iter(range(moment))
+
+    def replace_or_die(source: Path, target: Path) -> None:
+        if next(left, None) is None:
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_or_die)
+    try:
+        put_in_place(aside, old)
+    except Killed:
+        with pytest.raises(AdapterError):
+            verify_files(old, tiny_base)
+    else:
+        verify_files(old, tiny_base)
+        assert content_digest(old) == content_digest(new)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from alpaca.errors import NonFiniteLoss
 from alpaca.prompts.encode import Encoded
+from alpaca.training import trainer
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.plan import make_plan
+from alpaca.training.trainer import PackedTrainer
 from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, leftovers, make_rows, settings, train, write_rows
 
@@ -182,3 +186,27 @@ def test_a_validation_loss_that_is_not_finite_stops_before_anything_is_trained(
     with pytest.raises(NonFiniteLoss, match=rf"validation.*\b{held}\b"):
         train(settings(base, data, tmp_path / "out"))
     assert not list((tmp_path / "out").rglob("*"))
+
+
+# --- the loop -----------------------------------------------------------------------------------------------------
+def test_the_first_lines_of_the_file_list_what_is_extended_in_the_order_of_the_calls(
+    tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listened to from outside, in a run that is resumed."""
+    inherited = {name for parent in PackedTrainer.__mro__[1:] for name in vars(parent)}
+    extended = [name for name, item in vars(PackedTrainer).items() if callable(item) and name in inherited]
+    listed = re.findall(r"^ {4,}(\w+)  ", trainer.__doc__ or "", re.MULTILINE)
+    assert sorted(listed) == sorted(name for name in extended if not name.startswith("__"))
+    changes: dict[str, Any] = {"num_epochs": 4}
+    train(settings(tiny_base, rows, tmp_path / "out", **changes))
+    shutil.rmtree(tmp_path / "out" / "checkpoint-20")
+    called: dict[str, None] = {}
+
+    def listen(name: str) -> Any:
+        method = getattr(PackedTrainer, name)
+        return lambda self, *given, **named: called.setdefault(name) or method(self, *given, **named)
+
+    for name in listed:
+        monkeypatch.setattr(PackedTrainer, name, listen(name))
+    train(settings(tiny_base, rows, tmp_path / "out", **changes, resume_from_checkpoint="auto"))
+    assert list(called) == listed

@@ -214,6 +214,8 @@ ARCHIVES = [
         ("a header of 64 MiB in a tar.gz", lambda path: path.write_bytes(
             gzip.compress(block(tarfile.XHDTYPE, 64 * MIB) + bytes(64 * MIB), 1)),
          "a header or special member of 67108864 bytes", "E4004"),
+        ("a gzip header without an end", partial(headers, b"\x1f\x8b\x08\x08" + bytes(6) + b"n" * (12 * MIB)),
+         "nothing comes out of 2097152 packed bytes", "E4004"),
         ("a header of 60,000 digits", partial(headers, pax(b"1" * 60_000)), "damaged extended header", "E4004"),
         ("a record of no length", partial(headers, pax(b"0 a=b\n" * 9)), "damaged extended header", "E4004"),
         ("a header below zero, which means all there is",

@@ -66,7 +66,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"alpha_pattern": {"q_proj": "8"}}, "q_proj is 8"),
     ({"target_modules": [f"m{n}" for n in range(70_000)]}, "which tiny does not have"),
     ({"target_modules": [f"m{n}" for n in range(100_001)]}, "target_modules must be a list"),
-    ({"target_modules": ["q_proj", "v_proj", "embed_tokens"]}, "names 'embed_tokens', which tiny does not have"),
+    ({"target_modules": ["q_proj", "v_proj", "embed_tokens"]}, "'embed_tokens': LoRA on the embeddings is not served"),
     ({"rank_pattern": {f"m{n}": 4 for n in range(20_001)}}, "at most 20,000"),
     ({"rank_pattern": {"q_proj": 1024}}, "has shape"),
     ({"r": float("nan")}, "r is nan"),

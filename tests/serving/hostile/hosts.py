@@ -132,7 +132,7 @@ ANSWERS = [
     ("to-nowhere", "more than 5 redirects", "E4005"),
     ("to-rubbish", "", "E4005"),
     ("to-metadata", "only https", "E4005"),
-    ("to-https-private", "10.0.0.1, which is not in the public internet", "E4005"),
+    ("to-https-private", "10.0.0.1 is not in the public internet", "E4005"),
     ("to-localhost", "only https", "E4005"),
     ("to-file", "no https", "E4005"),
     ("to-data", "no https", "E4005"),

@@ -1,4 +1,4 @@
-"""Meta's weight files: found, opened without reading them, and checked against the shapes that they must have."""
+"""Meta's weight files: found, opened without being read, checked against the shapes they must have, and joined."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from alpaca.convert.layout import IGNORED, Mapping, mappings
 from alpaca.convert.params import Params
-from alpaca.convert.shards import dtype_name
+from alpaca.convert.safetensors_writer import dtype_name
 from alpaca.errors import ConversionError
 
 if TYPE_CHECKING:
