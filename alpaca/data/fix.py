@@ -81,7 +81,7 @@ def write_rows(examples: Sequence[Example], target: Path) -> None:
 
 
 def _why_dropped(example: Example, keys: set[str]) -> str | None:
-    if has_blank_output(example) or not all(turn.instruction for turn in example.turns):
+    if has_blank_output(example) or not (example.raw or all(turn.instruction for turn in example.turns)):
         return "blank"
     if any(placeholder(turn) for turn in example.turns):
         return "placeholder_output"
@@ -115,6 +115,8 @@ def _clean(example: Example) -> tuple[Example, list[str]]:
 
 
 def _row(example: Example) -> dict[str, Any]:
+    if example.raw:
+        return {"text": example.turns[0].output}
     if len(example.turns) == 1 and not example.system:
         turn = example.turns[0]
         return {"instruction": turn.instruction, "input": turn.input, "output": turn.output}

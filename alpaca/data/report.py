@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from alpaca.data.shapes import PAIRS
+from alpaca.data.shapes import PAIRS, TEXT
 from alpaca.prompts.example import Example
 from alpaca.words import joined, numbered_rows, plural, shown
 
@@ -73,6 +73,8 @@ class ReadReport:
             for shape in PAIRS[1:]
             if self.shapes[shape.name]
         ]
+        if count := self.shapes[TEXT.name]:
+            lines.append(f"{plural(count, 'row')} of raw text: every token is trained, without a template")
         if self.unread:
             listed = joined(f"{shown(name)} ({count})" for name, count in self.unread.most_common(SHOWN_COLUMNS))
             more = len(self.unread) - SHOWN_COLUMNS

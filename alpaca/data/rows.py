@@ -9,7 +9,7 @@ from typing import Any
 from alpaca.data.columns import suggestion
 from alpaca.data.files import Broken, RepeatedField
 from alpaca.data.report import Fault, ReadReport
-from alpaca.data.shapes import CONVERSATIONS, EXPECTED, Shape, shape_of, unread_fields
+from alpaca.data.shapes import CONVERSATIONS, EXPECTED, TEXT, Shape, shape_of, unread_fields
 from alpaca.errors import BadMessages
 from alpaca.prompts.example import Example, Turn, text_problem
 from alpaca.words import names, type_name
@@ -55,6 +55,9 @@ def to_example(row: object, number: int) -> Example | list[Problem]:
     if problems := _misses(row, shape):
         return problems
     asked, *answered = (row[name] for name in shape.fields)
+    if shape is TEXT:
+        problem = text_problem(asked)
+        return [(shape.name, problem)] if problem else Example.text(asked, row=number)
     if shape in CONVERSATIONS:
         return _conversation(row, asked, shape.name, number)
     if isinstance(asked, list) and isinstance(answered[0], list):  # both as messages, as TRL has them

@@ -64,7 +64,10 @@ def scan_rows(source: str, columns: Mapping[str, str] | None = None) -> Scan:
 def _note_shape(scan: Scan, row: Mapping[str, Any], example: Example) -> None:
     shape = shape_of(row)
     scan.shapes[shape.name] += 1
-    wanted = "instruction" if len(example.turns) == 1 and not example.system.strip() else "messages"
+    if example.raw:
+        wanted = shape.name
+    else:
+        wanted = "instruction" if len(example.turns) == 1 and not example.system.strip() else "messages"
     if shape.name != wanted:
         scan.reshaped.append(example.row)
     if extra := unread_fields(row):

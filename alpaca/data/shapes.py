@@ -33,15 +33,17 @@ BESIDE = ("input", "system", "history")
 INSTRUCTION = Shape(("instruction", "output"), BESIDE)
 PAIRS = (INSTRUCTION, Shape(("prompt", "completion"), BESIDE), Shape(("question", "answer"), BESIDE))
 CONVERSATIONS = (Shape(("messages",), ("system",)), Shape(("conversations",), ("system",)))
-SHAPES = {shape.name: shape for shape in (*CONVERSATIONS, *PAIRS)}
+TEXT = Shape(("text",))
+ORDER = (*CONVERSATIONS, *PAIRS, TEXT)
+SHAPES = {shape.name: shape for shape in ORDER}
 FIELDS = {name for shape in SHAPES.values() for name in (*shape.fields, *shape.optional)} | {"chosen", "rejected"}
-EXPECTED = "{instruction, input?, output}, {messages} or {conversations}"
+EXPECTED = "{instruction, input?, output}, {messages}, {conversations} or {text}"
 
 
 def shape_of(row: object) -> Shape:
     """The first shape that fits; where none does, the one of instructions, whose fields are then missed."""
     assert isinstance(row, Mapping)
-    return next((shape for shape in (*CONVERSATIONS, *PAIRS) if shape.fits(row)), INSTRUCTION)
+    return next((shape for shape in ORDER if shape.fits(row)), INSTRUCTION)
 
 
 def unread_fields(row: object) -> list[str]:

@@ -65,7 +65,7 @@ def make_questions(
 ) -> tuple[list[Question], list[Question]]:
     """(what is always asked, what is asked if there is time, the topics mixed)."""
     groups = [
-        [Question(row, DOMAIN) for row in domain[: MOST[DOMAIN]]],
+        [Question(row, DOMAIN) for row in domain if not row.raw][: MOST[DOMAIN]],
         [Question(row, GENERAL) for row in general[: MOST[GENERAL]]],
         [Question(Example.single(probe.instruction, probe.input), PROBE, probe) for probe in probes],
     ]

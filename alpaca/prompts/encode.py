@@ -54,7 +54,8 @@ class Refusal:
 class LengthReport:
     """What became of the examples under a cutoff. `lengths`: tokens of each, before truncation, int32.
 
-    `split`: rows that became several examples, of which each trains its last answer. `refused` have no length.
+    `split`: rows that became several examples, of which each trains its last answer. `cut`: rows of raw text that
+    became several examples, each of at most the cutoff. `refused` have no length.
     """
 
     cutoff_len: int
@@ -64,6 +65,7 @@ class LengthReport:
     dropped_no_label: list[int]
     lengths: np.ndarray
     split: list[int] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
 
     def percentiles(self, percents: Sequence[int] = PERCENTS) -> dict[int, int]:
@@ -84,6 +86,9 @@ class LengthReport:
                 f"{len(self.split)} conversations made into one example for each answer, because the template rewrites "
                 f"earlier answers: {numbered_rows(self.split)}"
             )
+        if self.cut:
+            pieces = f"pieces of at most {self.cutoff_len} tokens"
+            lines.append(f"{len(self.cut)} texts cut into {pieces}: {numbered_rows(self.cut)}")
         for rows, why in ((self.dropped_too_long, " as too long"), (self.dropped_no_label, ", nothing to train on")):
             if rows:
                 lines.append(f"{len(rows)} dropped{why}: {numbered_rows(rows)}")
@@ -148,8 +153,9 @@ def encode_examples(
     where its first turn alone is too long, the end of its response; the turn end stays the last token and is trained.
     It is dropped if its prompt leaves no room for one token of a response and the turn end.
 
-    What the template refuses is left out and reported. A conversation whose earlier answers it rewrites becomes one
-    example for each answer.
+    Raw text is cut into pieces of at most `cutoff_len` and nothing of it is dropped; EOS ends it, and every token is
+    trained. What the template refuses is left out and reported. A conversation whose earlier answers it rewrites
+    becomes one example for each answer.
     """
     import numpy as np
 
@@ -167,6 +173,12 @@ def encode_examples(
             if found is None:
                 continue
             conversations = [next(encoded) for _ in found]
+            if example.raw:
+                pieces = _cut(_join(codec.encode([_raw(example)])[0], example.row), cutoff_len)
+                lengths.append(sum(map(len, pieces)) - len(pieces) + 1)
+                report.cut.extend([example.row] * (len(pieces) > 1))
+                kept += pieces
+                continue
             whole = [sum(len(part.ids) for part in parts) for parts in conversations]
             lengths.append(max(whole, default=0))
             if not conversations:
@@ -227,6 +239,8 @@ def _truncate(parts: list[Part], cutoff_len: int) -> bool:
 
 def _conversations(template: Template, example: Example, refused: list[Refusal]) -> list[list[Segment]] | None:
     """The example as conversations to train on, none of them without an answer; None where the template refuses it."""
+    if example.raw:
+        return []
     if example.turns[-1].output is None:  # a question without its answer
         example = replace(example, turns=example.turns[:-1])
     try:
@@ -234,6 +248,20 @@ def _conversations(template: Template, example: Example, refused: list[Refusal])
     except (BadMessages, BadTemplate) as error:
         refused.append(Refusal(example.row, error.message.removeprefix(f"row {example.row}: ")))
         return None
+
+
+def _raw(example: Example) -> list[Segment]:
+    text = example.turns[0].output or ""
+    return [Segment(text, True, ((0, len(text)),))]
+
+
+def _cut(encoded: Encoded, most: int) -> list[Encoded]:
+    """A text in pieces of at most `most` tokens, each of which begins with the last token of the one before: a first
+    token is never trained, so every token is trained once."""
+    most = max(most, 2)
+    ids = encoded.input_ids
+    pieces = [ids[start : start + most] for start in range(0, max(1, len(ids) - 1), most - 1)]
+    return [Encoded(piece, [(1, len(piece))], encoded.row) for piece in pieces]
 
 
 def _last_answer(parts: Sequence[Part]) -> list[Part]:

@@ -26,11 +26,16 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation. `row` is the 1-based number of its row in the file it came from, 0 for none."""
+    """A conversation. `row` is the 1-based number of its row in the file it came from, 0 for none.
+
+    `raw`: no conversation but plain text, which is the output of a single turn without a question. It is trained as it
+    stands, every token of it, without a template.
+    """
 
     turns: tuple[Turn, ...]
     system: str = ""
     row: int = 0
+    raw: bool = False
 
     @classmethod
     def single(
@@ -38,6 +43,11 @@ class Example:
     ) -> Example:
         """An example of one turn."""
         return cls((Turn(instruction, input, output),), system, row)
+
+    @classmethod
+    def text(cls, text: str, *, row: int = 0) -> Example:
+        """Plain text to train on as it stands."""
+        return cls((Turn("", "", text),), row=row, raw=True)
 
     @classmethod
     def from_messages(cls, messages: Sequence[Mapping[str, str]], *, row: int = 0) -> Example:
@@ -59,7 +69,8 @@ class Example:
     def key(self) -> str:
         """A hash of the content (not of the row number): equal for equal examples, on every machine."""
         turns = [(turn.instruction, turn.input, turn.output) for turn in self.turns]
-        return hashlib.blake2b(json.dumps((self.system, turns)).encode("ascii"), digest_size=16).hexdigest()
+        said = (self.system, turns, "raw") if self.raw else (self.system, turns)
+        return hashlib.blake2b(json.dumps(said).encode("ascii"), digest_size=16).hexdigest()
 
 
 def text_problem(value: object) -> str | None:

@@ -100,7 +100,7 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
     by_number = {row.row: row for row in plan.replay.rows}
     drawn = dict.fromkeys(index for epoch in plan.replay.draws for index in epoch)
     rows = [by_number[number] for number in dict.fromkeys(plan.replay.encoded[index].row for index in drawn)]
-    return [replace(row, turns=(replace(row.turns[0], output=None),)) for row in rows]
+    return [replace(row, turns=(replace(row.turns[0], output=None),)) for row in rows if not row.raw]
 
 
 def _request(prompt: Example, template: Template) -> GenerationRequest:
