@@ -118,6 +118,6 @@ def test_with_the_token_a_gated_base_is_trained_on(repository: Path, tmp_path: P
 
 def test_with_the_token_a_gated_base_is_served(repository: Path, tmp_path: Path) -> None:
     with stand_in(ID, repository, TOKEN) as hub:
-        done = ask(hub, tmp_path / "home", "-c", SERVE, HF_TOKEN=TOKEN, BASE_MODEL=ID, PRECISION="fp32")
+        done = ask(hub, tmp_path / "home", "-c", SERVE, HF_TOKEN=TOKEN, BASE_MODEL=ID, PRECISION="fp32", COG_WEIGHTS="")
     assert "ready" in done.stdout.splitlines(), done.stderr
     assert TOKEN not in done.stdout + done.stderr
