@@ -11,6 +11,7 @@ from alpaca.base.headers import weight_files
 from alpaca.errors import BaseNotFound, SeveralBases
 
 WEIGHTS = Path("weights")
+COG_OUTPUT = "output"  # what `cog train` writes into weights/ by itself: an adapter, never a base
 
 
 def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> Path:
@@ -41,7 +42,8 @@ def bases_in(weights_dir: Path) -> list[Path]:
     """Folders in `weights_dir` that hold a model's configuration and weights."""
     if not weights_dir.is_dir():
         return []
-    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and weight_files(f))
+    folders = (f for f in weights_dir.iterdir() if f.name != COG_OUTPUT)
+    return sorted(f for f in folders if (f / "config.json").is_file() and weight_files(f))
 
 
 def _only_base(weights_dir: Path) -> Path:

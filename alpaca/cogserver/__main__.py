@@ -20,6 +20,7 @@ from typing import Any
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
 from alpaca.cogserver.server import LOCAL, Server, server_command, server_environment
+from alpaca.cogserver.webhooks import fenced
 from alpaca.errors import exit_on_error
 
 MODES = {"serve": PREDICT, "train": TRAIN}
@@ -28,7 +29,7 @@ MODES = {"serve": PREDICT, "train": TRAIN}
 def serve(mode: Endpoint, host: str, port: int) -> None:
     """Become Cog's server: this process is replaced, so that signals reach the server itself."""
     write_schema(Path())
-    environment = server_environment(mode, port, Path())
+    environment = fenced(server_environment(mode, port, Path()))
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")  # for people; a collector of logs gets JSON
     print(f"Cog's server ({mode.path}) on http://{host}:{port}; Ctrl-C ends it", file=sys.stderr, flush=True)

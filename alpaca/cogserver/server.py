@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from alpaca.cogserver.entry_points import ENTRY_POINTS, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, declared_concurrency
+from alpaca.cogserver.webhooks import fenced
 from alpaca.errors import ServerFailed
 
 LOCAL = "127.0.0.1"
@@ -67,7 +68,7 @@ class Server:
         self.process = subprocess.Popen(
             server_command(mode, LOCAL),
             cwd=project,
-            env={**server_environment(mode, self.port, project), **(environment or {})},
+            env=fenced({**server_environment(mode, self.port, project), **(environment or {})}),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be ended as a whole
