@@ -26,7 +26,7 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
 )
 EACH_DOCUMENT = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-COG_COMMANDS = {"build", "exec", "login", "predict", "push", "run", "train"}
+COG_COMMANDS = {"build", "exec", "login", "predict", "push", "run", "serve", "train"}
 
 
 def read(name: str) -> str:

@@ -84,7 +84,7 @@ def secrets(inputs: dict[str, Any]) -> dict[str, str]:
 
 def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs of train.py as settings of a fine-tune: plain values, the files on this disk. Raises AlpacaError."""
-    values = _with_todays_names({name: value for name, value in inputs.items() if name != "hf_token"})
+    values = todays_names({name: value for name, value in inputs.items() if name != "hf_token"})
     values["data_path"] = str(uploaded(values["data_path"]))
     if (second := values.pop("val_data_path", None)) is not None:
         values["val_data_path"] = str(uploaded(second, "validation_data"))
@@ -94,7 +94,7 @@ def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _with_todays_names(inputs: dict[str, Any]) -> dict[str, Any]:
+def todays_names(inputs: dict[str, Any]) -> dict[str, Any]:
     """Settings by the names of options; what a client gave by Replicate's names wins, because it has no default."""
     values = {RENAMED.get(name, name): value for name, value in inputs.items()}
     for older, name in OLDER_NAMES.items():

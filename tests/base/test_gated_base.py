@@ -10,14 +10,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from alpaca.cogserver.schema import TRAIN
 from alpaca.cogserver.server import Server
 from tests.base.hub import Hub, gated_hub
 from tests.conftest import ROOT
-from tests.server.over_http import READY_SECONDS
+from tests.server.over_http import READY_SECONDS, post, post_together
 from tests.training.runs import make_rows, write_rows
 
 TOKEN = "hf_notARealToken"
@@ -64,11 +63,11 @@ def test_the_token_of_a_training_request_is_used_and_kept_nowhere(hub: Hub, tmp_
     rows = "data:application/jsonl," + "%0A".join(json.dumps(row) for row in make_rows(4))
     inputs = {**SMALL, "train_data": rows, "base_model": "owner/gated", "batch_size": 4}
     env = surroundings(hub, tmp_path / "home", ALPACA_ALLOWED_BASES="owner/*", OUTPUT_DIR=str(tmp_path / "kept"))
-    with Server(TRAIN, project=ROOT, environment=env) as server, httpx.Client(timeout=180) as client:
+    with Server(TRAIN, project=ROOT, environment=env) as server:
         server.wait_ready(READY_SECONDS)
-        refused = client.post(server.url + TRAIN.path, json={"input": inputs}).json()
+        refused = post(server, inputs).json()
         assert refused["status"] == "failed" and "E3001" in refused["error"]
-        answer = client.post(server.url + TRAIN.path, json={"input": {**inputs, "hf_token": TOKEN}})
+        (answer,) = post_together(server, [{**inputs, "hf_token": TOKEN}])
         assert answer.json()["status"] == "succeeded", answer.text
         assert TOKEN not in answer.text
         assert TOKEN not in server.log_tail(10_000)
