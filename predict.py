@@ -13,9 +13,11 @@ from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, stream
 
 from alpaca.cogserver.places import Places
 from alpaca.cogserver.stream import Cancellation, coded_once, in_context, watch_cancellations
+from alpaca.cogserver.webhooks import unfence
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
 
+unfence()
 ROOT = LocalPath(__file__).resolve().parent
 
 

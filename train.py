@@ -6,7 +6,11 @@ Cog reads the signature from this source without running it: plain names and lit
 
 from typing import Optional
 
-from cog import BaseModel, Input, Path
+from cog import BaseModel, Input, Path, Secret
+
+from alpaca.cogserver.webhooks import unfence
+
+unfence()
 
 
 class TrainingOutput(BaseModel):
@@ -71,6 +75,27 @@ async def train(
         default=0.05, ge=0, le=1, description="Time for the report, as a share of the training's; 0 leaves it out."
     ),
     seed: int = Input(default=42, ge=0, le=4294967295, description="The same seed and data give the same adapter."),
+    validation_data: Optional[Path] = Input(
+        default=None, description="More rows to validate on, by URL or upload; their loss is reported apart."
+    ),
+    hf_token: Optional[Secret] = Input(
+        default=None, description="A token of the hub, for a base that is gated there. It is not kept."
+    ),
+    num_train_epochs: Optional[float] = Input(
+        default=None, ge=0.001, le=10000, deprecated=True, description="Another name of num_epochs."
+    ),
+    train_batch_size: Optional[int] = Input(
+        default=None, ge=1, le=65536, deprecated=True, description="Another name of batch_size."
+    ),
+    lora_rank: Optional[int] = Input(
+        default=None, ge=1, le=1024, deprecated=True, description="Another name of lora_r."
+    ),
+    num_validation_samples: Optional[int] = Input(
+        default=None, ge=0, le=1000000000, deprecated=True, description="Another name of val_set_size, as a count."
+    ),
+    validation_prompt: Optional[str] = Input(
+        default=None, deprecated=True, description="Without effect: the report asks questions of its own."
+    ),
 ) -> TrainingOutput:
     """Fine-tune and return the adapter as an archive, without optimizer state.
 

@@ -1,12 +1,14 @@
 """Forward and backward of one example's attention on this CPU: matrix products against scaled_dot_product_attention.
 
     python benchmarks/attention.py
+    python benchmarks/attention.py --lengths 4096     another length
 
 The shapes are SmolLM2-135M's. alpaca/packed/attention.py takes matrix products up to SHORT tokens because of this.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
@@ -35,8 +37,13 @@ def milliseconds(attend: Callable[[], Tensor], grad: Tensor, repeats: int = 15) 
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--lengths", nargs="+", type=int, default=LENGTHS, metavar="TOKENS", help="default: %(default)s"
+    )
+    options = parser.parse_args()
     print(f"{'tokens':>7}{'SDPA ms':>10}{'products ms':>13}{'ratio':>7}")
-    for length in LENGTHS:
+    for length in options.lengths:
         query, key, value = (
             torch.randn(1, heads, length, HEAD_DIM, dtype=torch.bfloat16, requires_grad=True)
             for heads in (HEADS, KV_HEADS, KV_HEADS)

@@ -3,6 +3,7 @@
     python benchmarks/forgetting.py                      both sets, six fine-tunes: an hour on two cores
     python benchmarks/forgetting.py --sets alpacas       one of them
     python benchmarks/forgetting.py --keep runs          keep the adapters and their reports in runs/
+    python benchmarks/forgetting.py --num_epochs 0.2     a quick look
 
 Each fine-tune is finetune.py as it comes, apart from the replay: none, the default (a tenth of general rows), or the
 same with answers of the base itself. Each report is python -m alpaca.evaluation, whole.
@@ -30,12 +31,12 @@ RUNS = {
 }
 
 
-def run(name: str, kind: str, base: str, folder: Path) -> dict[str, Any]:
+def run(name: str, kind: str, base: str, folder: Path, epochs: float) -> dict[str, Any]:
     """Fine-tune, report, and return the report's figures. What is in `folder` already is used."""
     adapter = folder / f"{name}-{kind.replace(' ', '-')}"
     if not (adapter / "alpaca.json").is_file():
         command = ["finetune.py", "--base_model", base, "--data_path", SETS[name], "--output_dir", str(adapter),
-                   "--batch_size", "8", "--report_budget", "0", *RUNS[kind]]  # fmt: skip
+                   "--batch_size", "8", "--num_epochs", str(epochs), "--report_budget", "0", *RUNS[kind]]  # fmt: skip
         _python(*command)
     if not (adapter / "report" / "report.json").is_file():
         _python("-m", "alpaca.evaluation", "--adapter", str(adapter), "--base_model", base)
@@ -74,9 +75,9 @@ def show(name: str, found: dict[str, dict[str, float]]) -> None:
     print(f"\n{name:38}" + "".join(f"{run:>18}" for run in found))
     for figure in next(iter(found.values())):
         print(f"{figure:38}" + "".join(f"{values[figure]:18.4g}" for values in found.values()))
-    plain = found["without replay"]
+    plain = found.get("without replay")
     for run, values in found.items():
-        if run != "without replay":
+        if plain is not None and run != "without replay":
             print(
                 f"{run}: {values['rise'] / plain['rise']:.2f} of the rise, {values['gain'] / plain['gain']:.2f} of the "
                 f"gain, probes {values['probes passed'] / values['probes passed, base']:.2f} of the base's"
@@ -89,12 +90,14 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where adapters and reports stay")
+    parser.add_argument("--num_epochs", type=float, default=3.0, help="of each fine-tune (default: %(default)s)")
     options = parser.parse_args()
+    base, epochs = options.base_model, options.num_epochs
     with tempfile.TemporaryDirectory(prefix="forgetting-") as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.sets:
-            show(name, {kind: figures(run(name, kind, options.base_model, folder.resolve())) for kind in options.runs})
+            show(name, {kind: figures(run(name, kind, base, folder.resolve(), epochs)) for kind in options.runs})
 
 
 if __name__ == "__main__":

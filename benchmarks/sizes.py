@@ -1,6 +1,7 @@
 """Memory by model, as the project's own code reckons it: the table of docs/operations.md.
 
     python benchmarks/sizes.py
+    python benchmarks/sizes.py Qwen3-8B Llama-3.1-8B     these only
 
 Nothing is measured and no weights are needed. Each model is built from its published numbers on torch's meta device,
 and its headers are written to a file without contents, so that what plans a real run can be asked.
@@ -8,6 +9,7 @@ and its headers are written to a file without contents, so that what plans a rea
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import tempfile
@@ -162,8 +164,14 @@ def tables(rows: list[Sizes]) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    published = {model.name: model for model in MODELS}
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(published)}; none: all of them")
+    names = parser.parse_args().models or list(published)
+    if unknown := [name for name in names if name not in published]:
+        parser.error(f"there is no {', '.join(unknown)} in the table: {', '.join(published)}")
     print("Computed from published numbers by the code that plans a run; not measured.\n")
-    print(tables([sizes(model) for model in MODELS]))
+    print(tables([sizes(published[name]) for name in names]))
 
 
 if __name__ == "__main__":

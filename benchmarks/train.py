@@ -91,7 +91,8 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
     )  # fmt: skip
     torch.manual_seed(config.seed)
     peft = get_peft_model(model, lora)
-    rows = [_row(plan.train.examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
+    examples = plan.examples
+    rows = [_row(examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = pad_to or max(len(row["input_ids"]) for row in batch)

@@ -16,6 +16,7 @@ from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, Schema
 from alpaca.errors import OutOfRange
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.job_inputs import todays_names
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs" / "openapi.json"
@@ -197,7 +198,7 @@ def test_the_library_takes_both_ends_of_every_range(made: Schema, end: str) -> N
             assert request_from_inputs(prompt="hay", **{**room, name: field[end]})
     for name, field in inputs(made, TRAIN).items():
         if end in field:
-            assert settings({name: field[end]})
+            assert settings(todays_names({name: field[end]}))
 
 
 def test_a_whole_number_written_as_a_fraction_is_taken_as_the_schema_takes_it() -> None:

@@ -104,6 +104,8 @@ def test_image_and_laptop_run_the_same_cog(cog_yaml: dict[str, Any]) -> None:
     laptop = pins("requirements-cpu.txt")
     assert cog_yaml["build"]["sdk_version"] == laptop["cog"] == laptop["coglet"]
     assert not {"cog", "coglet"} & pins("requirements.txt").keys(), "Cog strikes them out of requirements.txt"
+    pin = f"coglet=={laptop['coglet']}"
+    assert cog_yaml["build"]["run"] == [f"uv pip install {pin} || pip install {pin}"], "cog build leaves it to chance"
 
 
 # --- signatures that Cog's static schema can read -----------------------------------------------------------------
@@ -398,6 +400,7 @@ PRIVATE = [
     "runs/events.out",
     "wandb/run-1/config.yaml",
 ]
+WRITTEN_BY_COG = ["weights/output", "weights/output/adapter_model.safetensors", "weights/output.0.zip"]
 PUBLIC = [
     "cog.yaml",
     "requirements.txt",
@@ -451,7 +454,7 @@ def test_the_image_gets_code_templates_data_and_bases(path: str) -> None:
     assert not docker_ignores(path)
 
 
-@pytest.mark.parametrize("path", [*PRIVATE, ".git/config", ".env", "mine.jsonl"])
+@pytest.mark.parametrize("path", [*PRIVATE, *WRITTEN_BY_COG, ".git/config", ".env", "mine.jsonl"])
 def test_the_image_gets_nothing_private(path: str) -> None:
     assert docker_ignores(path)
 

@@ -12,6 +12,7 @@ from alpaca.errors import BaseNotFound, SeveralBases
 from alpaca.paths import as_written
 
 WEIGHTS = Path("weights")
+COG_OUTPUT = "output"  # what `cog train` writes into weights/ by itself: an adapter, never a base
 
 
 def resolve_base(base_model: str | None = None, weights_dir: Path = WEIGHTS) -> Path:
@@ -55,7 +56,8 @@ def bases_in(weights_dir: Path) -> list[Path]:
     """Folders in `weights_dir` that hold a model's configuration and weights."""
     if not weights_dir.is_dir():
         return []
-    return sorted(f for f in weights_dir.iterdir() if (f / "config.json").is_file() and any(f.glob("*.safetensors")))
+    folders = (f for f in weights_dir.iterdir() if f.name != COG_OUTPUT)
+    return sorted(f for f in folders if (f / "config.json").is_file() and any(f.glob("*.safetensors")))
 
 
 def _meant(wanted: str, weights_dir: Path) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from alpaca.cogserver.entry_points import read_schema, schema_text, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, parse_inputs
 from alpaca.cogserver.server import LOCAL, Server, check_port, server_command, server_environment, unwrapped
+from alpaca.cogserver.webhooks import fenced
 from alpaca.errors import exit_on_error
 from alpaca.progress import say_aside
 
@@ -30,7 +31,7 @@ def serve(mode: Endpoint, host: str, port: int) -> None:
     """Become Cog's server: this process is replaced, so that signals reach the server itself."""
     check_port(host, port)
     write_schema(Path())
-    environment = server_environment(mode, port, Path())
+    environment = fenced(server_environment(mode, port, Path()))
     if sys.stderr.isatty():
         environment.setdefault("LOG_FORMAT", "console")  # for people; a collector of logs gets JSON
     say_aside(f"Cog's server ({mode.path}) on http://{host}:{port}; Ctrl-C ends it")

@@ -19,6 +19,7 @@ from typing import IO, Any
 
 from alpaca.cogserver.entry_points import ENTRY_POINTS, write_schema
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint, declared_concurrency
+from alpaca.cogserver.webhooks import fenced
 from alpaca.errors import ServerFailed
 from alpaca.health import NoAnswer, health_check, reason
 
@@ -87,7 +88,7 @@ class Server:
         self.process = subprocess.Popen(
             server_command(mode, LOCAL),
             cwd=project,
-            env={**server_environment(mode, self.port, project), **(environment or {})},
+            env=fenced({**server_environment(mode, self.port, project), **(environment or {})}),
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # a group of its own, to be ended as a whole

@@ -16,6 +16,11 @@ from alpaca.prompts.chat import ChatTemplate, template_hash
 from alpaca.prompts.template import Template
 
 
+def template_names(folder: Path = TEMPLATES) -> list[str]:
+    """The names that load_template takes: the files in `folder`, chat and auto."""
+    return [*sorted(file.stem for file in folder.glob("*.json")), "chat", "auto"]
+
+
 def load_template(name: str, tokenizer: Any = None, *, folder: Path | None = None, allow_path: bool = True) -> Template:
     """A template by name, by the path of a .json file (unless `allow_path` is off), "chat", or "auto".
 
@@ -34,7 +39,7 @@ def load_template(name: str, tokenizer: Any = None, *, folder: Path | None = Non
     found = path if is_path else folder / f"{name}.json"
     if (allow_path or not is_path) and os.path.isfile(found):  # which takes a name of any length, unlike is_file()
         return _read_template(found)
-    there = [*sorted(file.stem for file in folder.glob("*.json")), "chat", "auto"]
+    there = template_names(folder)
     near = difflib.get_close_matches(name[:100], there, n=1)
     meant = f" Did you mean '{near[0]}'?" if near else ""
     raise TemplateNotFound(

@@ -60,6 +60,7 @@ class FinetuneConfig:
         "rows held out: a count, or a fraction below 1; none: a tenth, at most 500 rows; 0: no validation",
         within=(0, 10**9),
     )
+    val_data_path: str = _option("", "a second validation file, never trained on; its loss is reported apart")
     train_on_inputs: bool = _option(False, "train on the prompt's tokens too, not on responses only")
     prompt_template_name: str = _option(
         "auto",

@@ -22,11 +22,12 @@ from alpaca.training.checkpoints import find_checkpoint
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.output_folder import begin_run, complete_promotion, latest_run, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
-from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, with_own_answers
+from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_adapter
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
+from alpaca.training.validation_file import FileLoss
 from alpaca.words import clock, tagged
 
 
@@ -51,21 +52,24 @@ def train(plan: Plan, say: Say) -> Finetuned:
     trainer = make_trainer(plan, build_model(plan))
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
     before = _loss_of_the_base(trainer, say)
+    evaluated = time.monotonic() - begun if before is not None else None
+    file_before = _loss_of_the_file(plan, trainer)
     if tried is not None and checkpoint is None:
-        evaluated = time.monotonic() - begun if before is not None else None
         say(tagged("estimate", expected.after_trial(tried, evaluated).line()))
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     after = trainer.validation_loss() if plan.validation_packs else None
-    outcome = Outcome(
-        before, after, _best_step(trainer), _history(trainer), time.monotonic() - started, peak_memory(plan.device)
-    )
+    file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
+    seconds, peak = time.monotonic() - started, peak_memory(plan.device)
+    outcome = Outcome(before, after, _best_step(trainer), _history(trainer), seconds, peak, file_loss)
     write_adapter(plan, trainer, outcome, say)
     if work != output and is_main_process():
         promote(output, say)
     if before is not None and after is not None:
         say(tagged("loss", f"{before:.4f} before, {after:.4f} after, on {len(plan.validation.examples)} held-out rows"))
+    if file_loss is not None:
+        say(tagged("loss", file_loss.line()))
     say(tagged("done", f"{output} in {clock(outcome.seconds)}, {outcome.peak_memory / 1e9:.1f} GB at the peak"))
     return Finetuned(output, before, after, trainer.state.global_step, outcome.seconds)
 
@@ -184,6 +188,20 @@ def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
     loss = trainer.validation_loss()
     say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
     return loss
+
+
+def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
+    """The loss on the second validation file as the adapter is now, None without such a file."""
+    if plan.validation_file is None or trainer.is_fsdp_enabled:
+        return None
+    rows = plan.validation_file.examples
+    return trainer.loss_on(rows, validation_packs(rows, plan.budget[0]))
+
+
+def _compare_on_the_file(plan: Plan, before: float | None, after: float | None) -> FileLoss | None:
+    if plan.validation_file is None or before is None or after is None:
+        return None
+    return FileLoss(plan.validation_file.name, len(plan.validation_file.examples), before, after)
 
 
 def _history(trainer: PackedTrainer) -> list[dict[str, float]]:

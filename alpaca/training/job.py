@@ -23,6 +23,7 @@ from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings
 from alpaca.training.run import finetune
 
 ARCHIVE = "lora-weights.zip"
+FILES = ("data_path", "val_data_path")  # what counts is in them; where they lie is another place each time
 
 
 def run_job(values: dict[str, Any], work: Path) -> Path:
@@ -69,10 +70,12 @@ def _kept_name(values: dict[str, Any], root: Path) -> str:
 
 def _identity(values: dict[str, Any], base_fingerprint: str) -> str:
     """Twelve hex digits for inputs, rows and base: the same job has the same ones in every container."""
-    inputs = {name: value for name, value in values.items() if name not in ("data_path", "base_model")}
+    inputs = {name: value for name, value in values.items() if name not in (*FILES, "base_model")}
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode())
-    with open(values["data_path"], "rb") as rows:
-        digest.update(hashlib.file_digest(rows, "sha256").digest())
+    for file in FILES:
+        if file in values:
+            with open(values[file], "rb") as rows:
+                digest.update(hashlib.file_digest(rows, "sha256").digest())
     digest.update(base_fingerprint.encode())
     return digest.hexdigest()[:12]
 

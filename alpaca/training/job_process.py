@@ -24,7 +24,7 @@ from typing import Any
 from alpaca import errors
 from alpaca.errors import AlpacaError, TrainingBusy, TrainingError, TrainingKilled
 from alpaca.files import written_aside
-from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare
+from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare, secrets
 
 RESULT = "result.json"
 ENDING_SECONDS = 5.0  # Cog takes the next job when a cancelled one is still about to end
@@ -38,13 +38,13 @@ async def train_apart(inputs: dict[str, Any]) -> Path:
     Without OUTPUT_DIR the archive stays until the next job, because Cog reads it after this has returned, and whatever
     else was written is gone, also when the job is cancelled.
     """
-    values = prepare(inputs)
+    values, hidden = prepare(inputs), secrets(inputs)
     await _turn()
     work = Path(tempfile.gettempdir()) / f"alpaca-job-{os.getpid()}"
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(mode=0o700)
-        status = await _run(values, work)
+        status = await _run(values, hidden, work)
         return _outcome(work, status)
     finally:
         shutil.rmtree(work / ADAPTER, ignore_errors=True)
@@ -60,12 +60,12 @@ async def _turn() -> None:
         await asyncio.sleep(0.05)
 
 
-async def _run(values: dict[str, Any], work: Path) -> int:
+async def _run(values: dict[str, Any], hidden: dict[str, str], work: Path) -> int:
     """The exit status of the process, below zero where a signal ended it; its output is printed as it comes."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "alpaca.training.job_process", str(work),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, **hidden, "PYTHONUNBUFFERED": "1"},
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     try:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ from alpaca.training.lock import refuse_where_busy
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
 from alpaca.training.served import serving_notes, unserved
+from alpaca.training.validation_file import ValidationFile, read_validation_file
 from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ class Plan:
     learning_rate: tuple[float, str]
     replay_ratio: tuple[float, str]
     replay: Replay | None  # None without replay
+    validation_file: ValidationFile | None = None
 
     @property
     def examples(self) -> list[Encoded]:
@@ -103,7 +106,7 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
-        free |= {"add_eos_token", "group_by_length", "replay_path", "report_budget", "columns"}
+        free |= {"val_data_path", "columns", "add_eos_token", "group_by_length", "replay_path", "report_budget"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
@@ -161,6 +164,11 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say(tagged("lengths", note))
     for line in train.report.lines():
         say(tagged("lengths", line))
+    validation_file = read_validation_file(
+        config, tokenizer, template, cutoff=cutoff, training_rows={example.key() for example in parts.train}
+    )
+    if validation_file is not None:
+        say(tagged("validation", validation_file.line()))
     if not train.examples:
         raise NoRowsLeft(
             f"none of the {len(parts.train)} training rows fits in cutoff_len {cutoff}: raise --cutoff_len"
@@ -177,8 +185,9 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     budget = preflight.token_budget(config.micro_batch_tokens, cutoff, device)
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, dataset.report, dataset.sha256,
-        parts, train, validation, _steps(config, train, replay, budget[0]), _validation_packs(validation, budget[0]),
-        _spec(config, base), device, precision, attention, budget, _learning_rate(config, base), ratio, replay,
+        parts, train, validation, _steps(config, train, replay, budget[0]),
+        validation_packs(validation.examples, budget[0]), _spec(config, base), device, precision, attention, budget,
+        _learning_rate(config, base), ratio, replay, validation_file,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
@@ -329,9 +338,9 @@ def _cutoff(asked: int, base: Path) -> tuple[int, str]:
     return asked, ""
 
 
-def _validation_packs(validation: EncodedSet, budget: int) -> list[Pack]:
-    """Packs of the validation rows, equally many for every process."""
-    packs = fill_packs(range(len(validation.examples)), [len(e) for e in validation.examples], budget)
+def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:
+    """Packs of validation rows, equally many for every process."""
+    packs = fill_packs(range(len(examples)), [len(example) for example in examples], budget)
     return packs + [()] * (-len(packs) % processes())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -23,6 +24,7 @@ from alpaca.errors import VerificationFailed
 from alpaca.progress import Say
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
+from alpaca.training.validation_file import FileLoss
 from alpaca.words import tagged
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "safetensors", "tokenizers")
@@ -38,6 +40,7 @@ class Outcome:
     history: list[dict[str, float]]
     seconds: float
     peak_memory: int  # bytes
+    file_loss: FileLoss | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,9 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
     }
     elsewhere = ("base", "data", "template", "replay", "replay_answers")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
+    losses: dict[str, Any] = {"validation_before": outcome.loss_before, "validation_after": outcome.loss_after}
+    if outcome.file_loss is not None:
+        losses["validation_file"] = dataclasses.asdict(outcome.file_loss)
     return Card(
         base_model=plan.base_name,
         base_fingerprint=plan.fingerprint,
@@ -153,7 +159,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         data=data,
         settings=settings,
         versions={"python": platform.python_version(), **_versions()},
-        losses={"validation_before": outcome.loss_before, "validation_after": outcome.loss_after},
+        losses=losses,
         run={
             "steps": len(plan.steps),
             "best_step": outcome.best_step,
@@ -180,6 +186,8 @@ def model_card(plan: Plan, card: Card) -> str:
     result = "No rows were held out, so nothing is known about how well it answers."
     if before is not None and after is not None:
         result = f"Loss on {card.data['validation']} held-out rows: {before:.4f} before, {after:.4f} after."
+    if (apart := card.losses.get("validation_file")) is not None:
+        result += f" On {apart['rows']} rows of `{apart['source']}`: {apart['before']:.4f} and {apart['after']:.4f}."
     replay = card.data["replay"]
     mixed = f", with {replay['rows_per_epoch']} of `{replay['source']}` in each epoch," if replay else ""
     return f"""---

@@ -142,15 +142,19 @@ class PackedTrainer(Trainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
-    @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean loss per label over the validation rows, shared out over the processes."""
+        """Mean loss per label over the validation rows."""
+        return self.loss_on(self.validation, self.validation_packs)
+
+    @torch.no_grad()
+    def loss_on(self, examples: Sequence[Encoded], packs: Sequence[Pack]) -> float:
+        """Mean loss per label over `examples`, shared out over the processes: as many packs for each of them."""
         self.model_wrapped.eval()
         sums = torch.zeros(2, dtype=torch.float64)
-        for pack in self.validation_packs[self.args.process_index :: self.args.world_size]:
-            batch = collate(pack, self.validation)
+        for pack in packs[self.args.process_index :: self.args.world_size]:
+            batch = collate(pack, examples)
             loss = self.model_wrapped(**batch.inputs(self.args.device))
-            rows = [str(self.validation[index].row) for index in pack]
+            rows = [str(examples[index].row) for index in pack]
             self._check_finite(loss, rows, f"the validation loss became {{}} after step {self.state.global_step}")
             sums += torch.tensor([loss.item(), len(batch.targets)])
         self.model_wrapped.train()

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from alpaca.base import precision as precision_module
-from alpaca.base.find import resolve_base
+from alpaca.base.find import bases_in, resolve_base
 from alpaca.base.headers import count_weights, fingerprint
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.base.precision import choose_precision, weight_bytes
@@ -60,6 +60,12 @@ def test_a_base_by_folder_by_name_and_by_variable(copy: Path, monkeypatch: pytes
     monkeypatch.setenv("BASE_MODEL", "other")
     assert resolve_base(None, copy.parent) == copy.parent / "other"
     assert resolve_base("tiny", copy.parent) == copy
+
+
+def test_what_cog_train_writes_into_weights_is_never_taken_for_a_base(copy: Path) -> None:
+    shutil.copytree(copy, copy.parent / "output")
+    assert bases_in(copy.parent) == [copy]
+    assert resolve_base(None, copy.parent) == copy
 
 
 def test_several_bases_are_listed_with_what_to_type(copy: Path) -> None:

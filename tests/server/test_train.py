@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import http.server
 import io
 import json
 import tempfile
 import threading
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -28,6 +30,11 @@ ROWS = [{"instruction": QUESTION, "output": ANSWER}] * 8 + [{"instruction": f"Sa
 def data_url(rows: list[dict[str, str]], *, kind: str = "application/jsonl") -> str:
     text = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 def job_folder(server: Server) -> Path:
@@ -75,6 +82,8 @@ def test_what_training_returns_is_served(archive: bytes, start_server: Start, ti
         ({"train_data": "/etc/hostname"}, "E5001"),
         ({"train_data": data_url([{"instruction": "no answer"}])}, "E2003"),
         ({"train_data": data_url(ROWS), "base_model": "nobody"}, "E3001"),
+        ({"train_data": data_url(ROWS), "base_model": "tests/made_before/base"}, "E3001"),
+        ({"train_data": data_url(ROWS), "validation_data": "/etc/hostname"}, "E5001"),
         ({"train_data": data_url(ROWS), "lora_target_modules": "nothing"}, "E5001"),
         ({"train_data": data_url(ROWS), "train_template": "../secret"}, "E2101"),
         ({"train_data": data_url(ROWS, kind="application/zip"), "report_budget": 0}, ""),
@@ -86,6 +95,15 @@ def test_bad_inputs_fail_with_their_code(trainer: Server, inputs: dict[str, obje
         assert body["status"] in ("succeeded", "failed")
         return
     assert body["status"] == "failed" and f" {code} " in body["error"], body
+
+
+def test_rows_come_over_plain_http_though_webhooks_do_not(trainer: Server, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as files:
+        threading.Thread(target=files.serve_forever, daemon=True).start()
+        body = post(trainer, {"train_data": f"http://127.0.0.1:{files.server_port}/rows.jsonl"}).json()
+        files.shutdown()
+    assert body["status"] == "failed" and " E2003 " in body["error"], "it was read, and holds no rows"
 
 
 @pytest.mark.parametrize(

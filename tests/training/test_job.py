@@ -39,7 +39,8 @@ def values(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv(OUTPUT_DIR, raising=False)
     rows = tmp_path / "rows.jsonl"
     rows.write_text("\n".join(map(json.dumps, ROWS)))
-    inputs = {"train_data": Upload(rows), "base_model": str(tiny_base), "quantization": "fp32", "num_epochs": 2}
+    monkeypatch.setenv("BASE_MODEL", str(tiny_base))
+    inputs = {"train_data": Upload(rows), "quantization": "fp32", "num_epochs": 2}
     return prepare({**inputs, "batch_size": 2, "val_set_size": 0, "replay_ratio": 0, "report_budget": 0})
 
 

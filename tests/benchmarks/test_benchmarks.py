@@ -1,0 +1,118 @@
+"""Every script in benchmarks/ still runs on what the project is today: one step, one round, a tiny base."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import forgetting, serve, train
+from tests.conftest import ROOT
+
+TINY_LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def run(script: str, *arguments: object) -> str:
+    """What `python benchmarks/SCRIPT` prints. It must end well."""
+    command = [sys.executable, f"benchmarks/{script}", *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def long_base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base with room for the benchmark's longest prompt."""
+    folder = shutil.copytree(tiny_base, tmp_path_factory.mktemp("bases") / "tiny-long")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    return folder
+
+
+def test_every_script_is_tried_here() -> None:
+    tried = Path(__file__).read_text(encoding="utf-8")
+    scripts = [path.name for path in (ROOT / "benchmarks").glob("*.py")]
+    assert len(scripts) >= 5
+    assert not [name for name in scripts if f'run("{name}"' not in tried]
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+def test_the_table_of_training_measures_each_contender_in_a_process_of_its_own(tiny_base: Path) -> None:
+    said = run("train.py", "--base_model", tiny_base, "--steps", 1, "--budgets", 512).splitlines()
+    assert said[2].startswith("packed, bf16, 512 tokens a micro-batch ") and len(said) == 3
+    rate, ratio, _, loss = map(float, said[2].split()[-4:])
+    assert rate > 0 and ratio == 1.0 and loss > 0
+
+
+@pytest.mark.parametrize("contender", train.CONTENDERS, ids=lambda contender: contender.name)
+def test_each_contender_trains_the_same_steps_replay_included(
+    contender: train.Contender, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the library's Trainer makes its folder, though nothing is saved
+    data = ROOT / "data" / "alpacas.jsonl"
+    options = argparse.Namespace(base_model=str(tiny_base), data_path=str(data), steps=2, budgets="")
+    plan = train.make_bench_plan(contender, options)
+    replayed = [i for step in plan.steps for i in step.examples if i >= len(plan.train.examples)]
+    assert replayed, "no step reaches beyond the training rows, so this test shows nothing"
+    measured = train.run_one(contender, options)
+    assert measured["examples"] == 32
+    assert all(measured[figure] > 0 for figure in ("seconds", "tokens", "loss", "peak"))
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
+def test_the_table_of_serving_has_every_contender(long_base: Path) -> None:
+    said = run("serve.py", "--base_model", long_base, "--rounds", 1, "--tokens", 4, "--skip", "larger", "ready")
+    table = re.findall(r"^(\w.*?)  +([\d.]+) +[\d.]+$", said, re.MULTILINE)
+    assert len(table) == 11 and all(float(speed) > 0 for _, speed in table)
+    assert "first token of a 64-token prompt: idle" in said
+
+
+def test_the_larger_base_of_the_benchmark_is_one_that_the_engine_serves(
+    long_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = serve.LARGER | TINY_LLAMA | {"num_key_value_heads": 1}
+    bench = serve.open_bench(serve.make_larger(tmp_path / "larger", long_base, sizes), tmp_path, "bf16", tokens=2)
+    try:
+        serve.show("larger", serve.measure(bench, 1, larger=True))
+    finally:
+        bench.engine.close()
+    assert "8 mixed against transformers' continuous batching" in capsys.readouterr().out
+
+
+@pytest.mark.server
+def test_the_time_to_ready_is_measured_on_cogs_server(tiny_base: Path) -> None:
+    assert serve.ready_seconds(tiny_base) > 0
+
+
+# --- the others ---------------------------------------------------------------------------------------------------
+def test_the_table_of_attention_has_the_lengths_asked_for() -> None:
+    rows = run("attention.py", "--lengths", 16, 32).splitlines()[1:]
+    assert [row.split()[0] for row in rows] == ["16", "32"]
+
+
+def test_the_tables_of_sizes_have_the_models_asked_for() -> None:
+    said = run("sizes.py", "SmolLM2-135M")
+    names = re.findall(r"^\| (\w[\w.-]*)", said, re.MULTILINE)
+    assert names == ["GB", "SmolLM2-135M"] * 2
+    documented = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
+    assert all(line in documented for line in said.splitlines() if line.startswith("| SmolLM2-135M"))
+
+
+def test_forgetting_compares_a_run_without_replay_with_one_that_has_it(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--sets", "alpacas", "--runs", "defaults", "--num_epochs", 0.01]
+    said = run("forgetting.py", "--base_model", tiny_base, *small, "--keep", tmp_path)
+    assert re.search(r"^rise +-?[\d.e-]+$", said, re.MULTILINE)
+    report = json.loads((tmp_path / "alpacas-defaults" / "report" / "report.json").read_text(encoding="utf-8"))
+    found = forgetting.figures(report)
+    forgetting.show("alpacas", {"without replay": {**found, "rise": 2 * found["rise"]}, "defaults": found})
+    assert "defaults: 0.50 of the rise, 1.00 of the gain" in capsys.readouterr().out
