@@ -318,7 +318,7 @@ def test_a_file_without_rows(tmp_path: Path, name: str, text: str) -> None:
 
 @pytest.mark.parametrize("skip", [False, True])
 def test_no_row_that_can_be_used(tmp_path: Path, skip: bool) -> None:
-    write_json(tmp_path / "rows.json", [{"instruction": "a", "output": ""}, {"text": "b"}])
+    write_json(tmp_path / "rows.json", [{"instruction": "a", "output": ""}, {"body": "b"}])
     with pytest.raises(NoRowsLeft) as refused:
         read_examples(str(tmp_path / "rows.json"), skip_bad_rows=skip)
     assert "2 rows, 1 of them with an empty output, none of which can be used:" in str(refused.value)

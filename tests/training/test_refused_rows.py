@@ -44,8 +44,8 @@ def test_all_of_them_are_named_before_anything_is_loaded(mistral: Path, mixed: P
         plan(mistral, mixed)
     lines = str(refused.value).splitlines()
     assert "3 of 10 rows can't be used" in lines[0] and "--skip_bad_rows" in lines[-1]
-    assert [line.partition(": ")[0].split()[-1] for line in lines[1:4]] == ["3", "6", "9"]
-    assert all("refuses this conversation: Conversation roles must alternate" in line for line in lines[1:4])
+    assert len(lines) == 3 and " rows 3, 6, 9: " in lines[1]
+    assert "refuses this conversation: Conversation roles must alternate" in lines[1]
 
 
 def test_they_are_skipped_and_counted_where_that_is_asked(mistral: Path, mixed: Path) -> None:
@@ -79,7 +79,7 @@ def test_conversations_that_become_several_examples_are_told_by_plan_and_check(t
     said: list[str] = []
     made = make_plan(settings(base, rows, tmp_path / "out", val_set_size=0), said.append)
     assert len(made.train.examples) == 7
-    assert any("1 conversations made into one example for each answer" in line and "rows 6" in line for line in said)
+    assert any("1 conversations made into one example for each answer" in line and "row 6" in line for line in said)
     check = check_rows(scan_rows(str(rows)), open_yardstick(str(base), "auto", 512))
     assert [(finding.kind, list(finding.seen)) for finding in check.findings if finding.section == "Lengths"] == [
         ("split", [6])
