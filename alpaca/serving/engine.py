@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
@@ -107,9 +108,12 @@ class Engine:
         self._thread.start()
 
     # --- any thread ---
-    def submit(self, request: GenerationRequest) -> Stream:
-        """Check the request and queue it. Raises what Admission.admit raises, or EngineStopped."""
-        job = self._admission.admit(request)
+    def submit(self, request: GenerationRequest, cancellation: Cancellation = NEVER) -> Stream:
+        """Check the request and queue it. Raises what Admission.admit raises, or EngineStopped.
+
+        `cancellation` ends the wait for an adapter; from then on, closing the stream cancels.
+        """
+        job = self._admission.admit(request, cancellation)
         with self._lock:
             if self._closing or not self._thread.is_alive():
                 raise EngineStopped("the engine has stopped; restart the server")
