@@ -82,10 +82,10 @@ def _get(url: str, deadline: float, limits: Limits, cancellation: Cancellation) 
         raise DownloadRefused(f"{shown_url(url)} names no host") from None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        with cancellation.calls(connection.cut):
+        with cancellation.calls(connection.cut), contextlib.ExitStack() as opened:
             with connection.cut_after(patience):
                 connection.request("GET", path, headers={"User-Agent": "alpaca", "Accept-Encoding": "identity"})
-                response = connection.getresponse()
+                response = opened.enter_context(connection.getresponse())  # which may own the socket by now
             with connection.cut_after(deadline - time.monotonic()):
                 yield response
     except (OSError, http.client.HTTPException, ValueError, DownloadRefused) as error:

@@ -280,8 +280,7 @@ class Engine:
             self._finished[reason] += 1
         answer.job.stream.put(chunk)
         if all(other.finish is not None for other in answer.job.answers):
-            answer.job.over = True
-            answer.job.stream.end()
+            answer.job.end()
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a request with an error; nothing its answers computed is reused."""
@@ -292,8 +291,7 @@ class Engine:
                 answer.finish = FinishReason.FAILED
                 with self._lock:
                     self._finished[FinishReason.FAILED] += 1
-        job.over = True
-        job.stream.end(readable)
+        job.end(readable)
 
     def _fail_step(self, parts: Parts, error: Exception) -> None:
         """End the requests that took part in a step that failed."""
