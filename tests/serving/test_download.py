@@ -77,6 +77,22 @@ def test_nothing_runs_on_after_a_download(host: Host, tmp_path: Path, monkeypatc
     assert all(timer.finished.is_set() for timer in timers)
 
 
+@pytest.mark.parametrize("path", ["ok", "missing", "loop", "drips", "endless", "short", "rubbish", "silent"])
+def test_however_a_download_ends_its_socket_is_closed(
+    host: Host, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is kept here, and with it everything that its traceback refers to."""
+    monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
+    limits, error = Limits(max_bytes=1_000_000, seconds=0.5, idle_seconds=0.2), None
+    try:
+        download(host.url(path), tmp_path / "file", limits)
+    except DownloadRefused as refused:
+        error = refused
+    assert (error is None) == (path == "ok")
+    ends = [one.raddr for one in psutil.Process().net_connections("tcp") if one.raddr]
+    assert ("127.0.0.1", host.port) not in ends
+
+
 def test_a_name_that_no_server_knows(tmp_path: Path) -> None:
     with pytest.raises(DownloadRefused):
         download("https://no-such-host.invalid/a.zip", tmp_path / "file", Limits(seconds=20))
