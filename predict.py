@@ -11,8 +11,9 @@ from typing import Optional, Union
 
 from cog import BaseRunner, ConcatenateIterator, Input, Path, concurrent, streaming
 
+from alpaca.cancellation import Cancellation
 from alpaca.cogserver.places import Places
-from alpaca.cogserver.stream import Cancellation, coded_once, in_context, watch_cancellations
+from alpaca.cogserver.stream import coded_once, in_context, watch_cancellations
 from alpaca.cogserver.webhooks import unfence
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.output import Output
@@ -157,8 +158,11 @@ class Runner(BaseRunner):
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=min_new_tokens,
             )
-            with self.places.taken(), self.engine.submit(request) as stream:
-                cancellation.closes(stream)
+            with (
+                self.places.taken(),
+                self.engine.submit(request, cancellation) as stream,
+                cancellation.calls(stream.close),
+            ):
                 output = Output(stream, request.n)
                 yield from output.pieces()
             for name, value in output.metrics().items():

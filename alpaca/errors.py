@@ -187,6 +187,12 @@ class CacheUnusable(AdapterError):
     code = "E4008"
 
 
+class DownloadsBusy(AdapterError):
+    """As many requests wait for downloads as may; it may be asked for again later."""
+
+    code = "E4009"
+
+
 class AdapterChanged(AdapterError):
     """Files that were checked are gone or were changed before they were read; it may be asked for again at once."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from alpaca.adapter.card import CARD
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.adapter.lora_config import CONFIG
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AdapterNotFound, BadArchive, is_full_disk
 from alpaca.files import written_aside
 from alpaca.tar import CHUNK, DAMAGE, NoTar, Readable, Unpacked, tar_members
@@ -45,15 +46,15 @@ def pack(folder: Path, archive: Path) -> Path:
     return archive
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, cancellation: Cancellation = NEVER) -> None:
     """Take the adapter's three files out of a zip or tar into `folder`, whatever folders they lie in inside.
 
     Every other member is passed over. Raises BadArchive for links, duplicates, too many members, a member over its
-    limit in bytes really read, an archive that swells like a bomb, or a file that is no archive.
+    limit in bytes really read, an archive that swells like a bomb, or a file that is no archive; and Cancelled.
     """
     taken: set[str] = set()
     try:
-        with _Source(archive) as source:
+        with _Source(archive, cancellation) as source:
             for number, (name, stream) in enumerate(_members(source)):
                 if number >= MAX_MEMBERS:
                     raise BadArchive(f"has over {MAX_MEMBERS} members")
@@ -83,12 +84,14 @@ def unpack(archive: Path, folder: Path) -> None:
 class _Source(io.BufferedReader):
     """The archive's own bytes, never many at once, and not for ever."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cancellation: Cancellation) -> None:
         super().__init__(path.open("rb", buffering=0))
+        self._cancellation = cancellation
         self.size = os.fstat(self.fileno()).st_size
         self.deadline = time.monotonic() + MAX_SECONDS
 
     def read(self, size: int | None = -1, /) -> bytes:
+        self._cancellation.check()
         if size is None or size < 0:
             size = max(0, self.size - self.tell())
         if size > CHUNK:

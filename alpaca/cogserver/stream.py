@@ -9,42 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar, copy_context
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import ref
 
+from alpaca.cancellation import Cancellation, Cancelled
 from alpaca.errors import AlpacaError
-
-
-class Closable(Protocol):
-    def close(self) -> None: ...
-
-
-class Cancellation:
-    """Set by Cog's thread, once; closes what the prediction reads from."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._source: Closable | None = None
-        self.requested = False
-
-    def request(self) -> None:
-        with self._lock:
-            self.requested, source = True, self._source
-        if source is not None:
-            source.close()
-
-    def closes(self, source: Closable) -> None:
-        """A cancellation closes `source`, also one that came before."""
-        with self._lock:
-            self._source, requested = source, self.requested
-        if requested:
-            source.close()
-
 
 _current: ContextVar[Cancellation] = ContextVar("alpaca_cancellation")
 
@@ -89,7 +62,7 @@ def in_context(pieces: Callable[[Cancellation], Generator[str, None, None]]) -> 
                 while not cancellation.requested:
                     try:
                         piece = context.run(next, generator)
-                    except StopIteration:
+                    except (StopIteration, Cancelled):
                         break
                     yield piece
         finally:

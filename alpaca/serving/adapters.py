@@ -12,25 +12,26 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.card import CARD, Card, check_special_tokens
 from alpaca.adapter.folder import AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
-from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused
+from alpaca.cancellation import NEVER, Cancellation
+from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused, DownloadsBusy
 from alpaca.prompts.find import template_from_card
 from alpaca.prompts.template import Template
 from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
 from alpaca.serving.download import Limits
+from alpaca.serving.flights import Crowded, Flights
 from alpaca.serving.roots import Root, not_there
 from alpaca.words import shown_url
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
-DOWNLOADS = 4  # at the same time
-WAIT_FOR_DOWNLOAD = 30.0  # seconds
+DOWNLOADS = 4  # at the same time, and so many requests wait for them: half of those that Cog takes
+READS = 8  # of folders and archives on disk, at the same time
 
 
 def tuned_here(project: Path) -> Path | None:
@@ -116,39 +117,30 @@ class AdapterStore:
         self._limits = limits or Limits()
         self._say = say
         self._remembered: OrderedDict[tuple[str, str], _Found] = OrderedDict()
-        self._flights: dict[tuple[str, str], Future[Adapter]] = {}
         self._lock = threading.Lock()
-        self._downloads = threading.BoundedSemaphore(DOWNLOADS)
+        self._downloads = Flights[Adapter]("adapter-download", threads=DOWNLOADS, waiting=DOWNLOADS)
+        self._reads = Flights[Adapter]("adapter-store", threads=READS)
 
-    def find(self, source: str, *, trusted: bool = False) -> Adapter:
+    def find(self, source: str, *, trusted: bool = False, cancellation: Cancellation = NEVER) -> Adapter:
         """The adapter that `source` names: a folder or archive under a root, or the https URL of an archive.
 
         Blocks, for as long as a download takes. With `trusted` (the operator's word) a path may lie anywhere. Raises
-        AdapterNotFound, DownloadRefused, BadArchive, BadAdapter, WrongBase, BadTemplate, CacheFull, or AdapterChanged
-        where the files changed while they were read.
+        AdapterNotFound, DownloadRefused, DownloadsBusy, BadArchive, BadAdapter, WrongBase, BadTemplate, CacheFull, or
+        AdapterChanged where the files changed while they were read; and Cancelled as soon as `cancellation` is
+        requested, whoever else waits for the same adapter.
         """
         check_source(source)
         place = source if is_url(source) else self._path(source, trusted)
         key = (source, str(place))
         if (known := self._known(key)) is not None:
             return known
-        with self._lock:
-            flight = self._flights.get(key)
-            if flight is None:
-                mine = self._flights[key] = Future()
-        if flight is not None:
-            return flight.result()
+        flights = self._reads if isinstance(place, Path) else self._downloads
         try:
-            adapter = self._known(key) or self._read(key, place)
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        else:
-            mine.set_result(adapter)
-        finally:
-            with self._lock:
-                del self._flights[key]
-        return adapter
+            return flights.wait(key, lambda wanted: self._known(key) or self._read(key, place, wanted), cancellation)
+        except Crowded:
+            raise DownloadsBusy(
+                f"{called(source)}: {DOWNLOADS} requests wait for adapters to be downloaded already; ask again later"
+            ) from None
 
     def _path(self, source: str, trusted: bool) -> Path:
         """Where a path leads, links followed. What lies outside of the roots is answered as if it was not there."""
@@ -181,13 +173,13 @@ class AdapterStore:
         in_cache = adapter.files.folder.parent == self._cache.folder
         return dataclasses.replace(adapter, hold=self._cache.hold(adapter.files.folder) if in_cache else None)
 
-    def _read(self, key: tuple[str, str], place: Path | str) -> Adapter:
+    def _read(self, key: tuple[str, str], place: Path | str, cancellation: Cancellation) -> Adapter:
         """Fetch, verify and remember. The messages of what goes wrong call the adapter by the name that was given."""
         name = called(key[0])
         try:
             watched = () if isinstance(place, str) or place.is_dir() else (place,)
             before = stamp(*watched)
-            hold = self._fetch(place)
+            hold = self._fetch(place, cancellation)
             folder = hold.folder if hold is not None else Path(place)
             try:
                 adapter = self._verified(folder, name, hold)
@@ -208,19 +200,14 @@ class AdapterStore:
                 self._remembered.popitem(last=False)
         return adapter
 
-    def _fetch(self, place: Path | str) -> Hold | None:
-        if isinstance(place, Path):
-            if place.is_dir():
-                return None
-            if not place.is_file():  # a pipe would be waited on for ever
-                raise AdapterNotFound("neither a folder nor an archive")
-            return self._cache.unpack(place)
-        if not self._downloads.acquire(timeout=min(WAIT_FOR_DOWNLOAD, self._limits.seconds)):
-            raise DownloadRefused(f"{DOWNLOADS} adapters are being downloaded already; ask again later")
-        try:
-            return self._cache.fetch(place, self._limits)
-        finally:
-            self._downloads.release()
+    def _fetch(self, place: Path | str, cancellation: Cancellation) -> Hold | None:
+        if isinstance(place, str):
+            return self._cache.fetch(place, self._limits, cancellation)
+        if place.is_dir():
+            return None
+        if not place.is_file():  # a pipe would be waited on for ever
+            raise AdapterNotFound("neither a folder nor an archive")
+        return self._cache.unpack(place, cancellation)
 
     def _verified(self, folder: Path, name: str, hold: Hold | None) -> Adapter:
         files = verify_files(folder, self._base, name=name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import EmptyPrompt, PromptTooLong
 from alpaca.prompts.encode import encode_prompt, prompt_at_least
 from alpaca.prompts.find import load_template
@@ -49,13 +50,14 @@ class Admission:
     separate: bool
     """Nothing that was computed for one request is used for another."""
 
-    def admit(self, request: GenerationRequest) -> Job:
+    def admit(self, request: GenerationRequest, cancellation: Cancellation = NEVER) -> Job:
         """The request as a job with its answers. It may take as long as the download of an adapter does.
 
         Raises the coded error of what is wrong: of the adapter (E4…), the template (E2…), EmptyPrompt, or
-        PromptTooLong with both numbers.
+        PromptTooLong with both numbers; and Cancelled as soon as `cancellation` is requested.
         """
-        adapter = self._adapter_for(request)
+        adapter = self._adapter_for(request, cancellation)
+        cancellation.check()
         template = self._template_for(request, adapter)
         self._room(request, prompt_at_least(self.tokenizer, request.example), "at least ")
         prompt = encode_prompt(self.tokenizer, template, request.example)
@@ -67,13 +69,14 @@ class Admission:
         self._add_answers(job, template)
         return job
 
-    def _adapter_for(self, request: GenerationRequest) -> Adapter | None:
+    def _adapter_for(self, request: GenerationRequest, cancellation: Cancellation) -> Adapter | None:
         if request.adapter == BASE_ALONE:
             return None
         if request.adapter is not None:
-            adapter = self.adapters.find(str(request.adapter), trusted=isinstance(request.adapter, Path))
+            source, trusted = str(request.adapter), isinstance(request.adapter, Path)
+            adapter = self.adapters.find(source, trusted=trusted, cancellation=cancellation)
         elif self.default is not None:
-            adapter = self.default.find(lambda found: self.stack.find(found.digest) is not None)
+            adapter = self.default.find(lambda found: self.stack.find(found.digest) is not None, cancellation)
         else:
             return None
         self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)

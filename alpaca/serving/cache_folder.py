@@ -29,6 +29,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alpaca.adapter.archive import unpack
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AdapterError, CacheFull, CacheUnusable, is_full_disk
 from alpaca.files import is_locked, locked
 from alpaca.paths import CACHE, cache_home
@@ -76,22 +77,22 @@ class CacheFolder:
         if os.access(folder, os.W_OK):
             self._sweep()
 
-    def fetch(self, url: str, limits: Limits | None = None) -> Hold:
-        """Download the archive at `url` and unpack it. Raises DownloadRefused, BadArchive or CacheFull."""
+    def fetch(self, url: str, limits: Limits | None = None, cancellation: Cancellation = NEVER) -> Hold:
+        """Download the archive at `url` and unpack it. Raises DownloadRefused, BadArchive, CacheFull or Cancelled."""
         limits = limits or Limits()
         with self._aside(".download-") as aside:
             archive = aside / (shown_url(url).rpartition("/")[2].strip(".")[:50] or "adapter")
-            download(url, archive, replace(limits, max_bytes=min(limits.max_bytes, self.max_bytes)))
-            return self.unpack(archive)
+            download(url, archive, replace(limits, max_bytes=min(limits.max_bytes, self.max_bytes)), cancellation)
+            return self.unpack(archive, cancellation)
 
-    def unpack(self, archive: Path) -> Hold:
-        """The adapter in `archive`, unpacked unless it is there already. Raises BadArchive or CacheFull."""
+    def unpack(self, archive: Path, cancellation: Cancellation = NEVER) -> Hold:
+        """The adapter in `archive`, unpacked unless it is there already. Raises BadArchive, CacheFull or Cancelled."""
         with archive.open("rb") as handle:
             folder = self.folder / hashlib.file_digest(handle, "sha256").hexdigest()[:32]
         if (hold := self.hold(folder)) is not None:
             return hold
         with self._aside(".unpack-") as aside:
-            unpack(archive, aside)
+            unpack(archive, aside, cancellation)
             with self._alone():
                 if not folder.is_dir():  # another process may have been faster
                     self._make_room(_size(aside))

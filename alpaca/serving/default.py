@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AlpacaError
 from alpaca.progress import Say
 from alpaca.serving.adapters import Adapter, AdapterStore
@@ -19,11 +20,11 @@ class DefaultAdapter:
         self._say = say
         self.last = store.find(source, trusted=True)
 
-    def find(self, in_memory: Callable[[Adapter], bool]) -> Adapter:
+    def find(self, in_memory: Callable[[Adapter], bool], cancellation: Cancellation = NEVER) -> Adapter:
         """The adapter that is there now. Where there is none that is whole, such as while a new one takes the place of
         the old, the one before goes on answering if it is `in_memory`; else the store's error is raised."""
         try:
-            self.last = self._store.find(self._source, trusted=True)
+            self.last = self._store.find(self._source, trusted=True, cancellation=cancellation)
         except AlpacaError as error:
             if not in_memory(self.last):
                 raise

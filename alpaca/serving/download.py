@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import DownloadRefused, is_full_disk
 from alpaca.serving.public_address import is_public
 from alpaca.words import one_line, shown_url
@@ -41,13 +42,14 @@ class Limits:
     least_bytes: int = 1 << 18
 
 
-def download(url: str, target: Path, limits: Limits | None = None) -> None:
-    """Write what `url` holds to `target`. Raises DownloadRefused with the reason, and OSError where
+def download(url: str, target: Path, limits: Limits | None = None, cancellation: Cancellation = NEVER) -> None:
+    """Write what `url` holds to `target`. Raises DownloadRefused with the reason, Cancelled, and OSError where
     the disk is full; a partial file may be left."""
     limits = limits or Limits()
     deadline = time.monotonic() + limits.seconds
     for _ in range(limits.redirects + 1):
-        with _get(url, deadline, limits) as response:
+        cancellation.check()
+        with _get(url, deadline, limits, cancellation) as response:
             if response.status in (301, 302, 303, 307, 308):
                 url = _joined(url, response.getheader("Location") or "")
                 continue
@@ -65,8 +67,9 @@ def _joined(url: str, location: str) -> str:
 
 
 @contextlib.contextmanager
-def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTPResponse]:
-    """One GET, its connection closed afterwards, and cut when the time is up, in whatever state it is."""
+def _get(url: str, deadline: float, limits: Limits, cancellation: Cancellation) -> Iterator[http.client.HTTPResponse]:
+    """One GET, its connection closed afterwards, and cut when the time is up or nobody wants it any more, in whatever
+    state it is."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -79,12 +82,14 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
         raise DownloadRefused(f"{shown_url(url)} names no host") from None
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     try:
-        with connection.cut_after(patience):
-            connection.request("GET", path, headers={"User-Agent": "alpaca", "Accept-Encoding": "identity"})
-            response = connection.getresponse()
-        with connection.cut_after(deadline - time.monotonic()):
-            yield response
+        with cancellation.calls(connection.cut), contextlib.ExitStack() as opened:
+            with connection.cut_after(patience):
+                connection.request("GET", path, headers={"User-Agent": "alpaca", "Accept-Encoding": "identity"})
+                response = opened.enter_context(connection.getresponse())  # which may own the socket by now
+            with connection.cut_after(deadline - time.monotonic()):
+                yield response
     except (OSError, http.client.HTTPException, ValueError, DownloadRefused) as error:
+        cancellation.check()
         if is_full_disk(error):
             raise
         if time.monotonic() >= deadline:
@@ -131,13 +136,13 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         addresses = self._addresses()
-        self.sock = self._open = self._first_open(addresses)
-        if self._cut:  # while there was nothing yet to cut
-            raise TimeoutError
+        self.sock = self._first_open(addresses)
         if self._tls:
             tls = ssl.create_default_context()
             wrapped = tls.wrap_socket(self.sock, server_hostname=self.host, do_handshake_on_connect=False)
             self.sock = self._open = wrapped
+            if self._cut:  # while one socket became the other
+                raise TimeoutError
             wrapped.do_handshake()
 
     def _addresses(self) -> list[str]:
@@ -159,13 +164,28 @@ class _Connection(http.client.HTTPConnection):
         *others, last = addresses[:3]
         for address in others:
             with contextlib.suppress(OSError):
-                return socket.create_connection((address, self.port), min(self.timeout or 5.0, 5.0))
-        return socket.create_connection((last, self.port), self.timeout)
+                return self._opened(address, min(self.timeout or 5.0, 5.0))
+        return self._opened(last, self.timeout)
+
+    def _opened(self, address: str, seconds: float | None) -> socket.socket:
+        """A connection to one address, which can be cut before it is there."""
+        self._open = opened = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        try:
+            opened.settimeout(seconds)
+            if not self._cut:
+                opened.connect((address, self.port))
+            if self._cut:
+                raise TimeoutError
+        except BaseException:
+            opened.close()
+            raise
+        opened.settimeout(self.timeout)
+        return opened
 
     @contextlib.contextmanager
     def cut_after(self, seconds: float) -> Iterator[None]:
         """End the connection when the time is up, in whatever it is; raise TimeoutError then."""
-        timer = threading.Timer(max(0.0, seconds), self._end)
+        timer = threading.Timer(max(0.0, seconds), self.cut)
         timer.daemon = True
         timer.start()
         try:
@@ -178,7 +198,7 @@ class _Connection(http.client.HTTPConnection):
         if self._cut:  # a connection that was cut can look like one that ended
             raise TimeoutError
 
-    def _end(self) -> None:
+    def cut(self) -> None:
         """From another thread: a read that waits ends at once."""
         self._cut = True
         if self._open is not None:

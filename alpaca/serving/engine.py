@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
@@ -107,9 +108,12 @@ class Engine:
         self._thread.start()
 
     # --- any thread ---
-    def submit(self, request: GenerationRequest) -> Stream:
-        """Check the request and queue it. Raises what Admission.admit raises, or EngineStopped."""
-        job = self._admission.admit(request)
+    def submit(self, request: GenerationRequest, cancellation: Cancellation = NEVER) -> Stream:
+        """Check the request and queue it. Raises what Admission.admit raises, or EngineStopped.
+
+        `cancellation` ends the wait for an adapter; from then on, closing the stream cancels.
+        """
+        job = self._admission.admit(request, cancellation)
         with self._lock:
             if self._closing or not self._thread.is_alive():
                 raise EngineStopped("the engine has stopped; restart the server")
@@ -276,8 +280,7 @@ class Engine:
             self._finished[reason] += 1
         answer.job.stream.put(chunk)
         if all(other.finish is not None for other in answer.job.answers):
-            answer.job.over = True
-            answer.job.stream.end()
+            answer.job.end()
 
     def _fail(self, job: Job, error: Exception) -> None:
         """End a request with an error; nothing its answers computed is reused."""
@@ -288,8 +291,7 @@ class Engine:
                 answer.finish = FinishReason.FAILED
                 with self._lock:
                     self._finished[FinishReason.FAILED] += 1
-        job.over = True
-        job.stream.end(readable)
+        job.end(readable)
 
     def _fail_step(self, parts: Parts, error: Exception) -> None:
         """End the requests that took part in a step that failed."""

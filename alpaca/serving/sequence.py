@@ -30,6 +30,12 @@ class Job:
     over: bool = False
     """The stream has ended."""
 
+    def end(self, error: Exception | None = None) -> None:
+        """Nothing more of it is made. Its adapter's files may go from the cache at once: a job and its answers refer to
+        each other, and would keep them in use until Python looks for such circles, which may take long."""
+        self.over, self.adapter = True, None
+        self.stream.end(error)
+
     @property
     def key(self) -> Key:
         """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""

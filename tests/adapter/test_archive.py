@@ -15,6 +15,7 @@ import pytest
 
 from alpaca.adapter import archive
 from alpaca.adapter.archive import pack, unpack
+from alpaca.cancellation import Cancellation, Cancelled
 from alpaca.errors import AdapterNotFound, BadArchive
 from tests.serving.peft_adapters import make_adapter
 
@@ -195,6 +196,25 @@ def test_a_truncated_archive(tmp_path: Path, into: Path, kind: str) -> None:
         (tmp_path / "a").write_bytes(data[: int(len(data) * share)])
         with pytest.raises(BadArchive):
             unpack(tmp_path / "a", into)
+
+
+class Leaves(Cancellation):
+    """Whoever asks for an archive and leaves while it is unpacked: at the third time that it is looked at."""
+
+    looks = 0
+
+    def check(self) -> None:
+        self.looks += 1
+        if self.looks == 3:
+            self.request()
+        super().check()
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_what_nobody_wants_any_more_is_not_unpacked_to_its_end(tmp_path: Path, into: Path, kind: str) -> None:
+    with pytest.raises(Cancelled):
+        unpack(MAKERS[kind](tmp_path / "a"), into, Leaves())
+    assert not (into / WEIGHTS).exists() or (into / WEIGHTS).read_bytes() != PARTS[WEIGHTS]
 
 
 @pytest.mark.parametrize("kind", MAKERS)

@@ -6,7 +6,8 @@ from collections.abc import Generator
 
 import pytest
 
-from alpaca.cogserver.stream import Cancellation, in_context
+from alpaca.cancellation import Cancellation
+from alpaca.cogserver.stream import in_context
 from alpaca.errors import AdapterNotFound, AlpacaError
 
 

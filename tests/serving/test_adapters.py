@@ -25,6 +25,7 @@ import pytest
 from alpaca.adapter.archive import pack
 from alpaca.adapter.folder import load_tensors
 from alpaca.base.load import load_tokenizer
+from alpaca.cancellation import Cancellation, Cancelled
 from alpaca.errors import (
     AdapterError,
     AdapterNotFound,
@@ -33,8 +34,9 @@ from alpaca.errors import (
     CacheFull,
     CacheUnusable,
     DownloadRefused,
+    DownloadsBusy,
 )
-from alpaca.serving.adapters import Adapter, AdapterStore, check_given, tuned_here
+from alpaca.serving.adapters import DOWNLOADS, Adapter, AdapterStore, check_given, tuned_here
 from alpaca.serving.cache_folder import CACHE_GB, CacheFolder, default_bytes
 from alpaca.serving.download import ALLOWED_HOSTS, Limits
 from tests.serving.hostile.hosts import Host, running_host
@@ -170,11 +172,20 @@ def opened(tiny_base: Path, tokenizer: Any, root: Path, cache: Path, said: list[
 
 @pytest.fixture
 def host(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
-    """Serves six adapters that differ in a byte of their archive, a to f."""
+    """Serves six adapters that differ in a byte of their archive, a to f, and others that come half at first."""
     monkeypatch.setenv(ALLOWED_HOSTS, "127.0.0.1")
     archive = pack(folder, tmp_path / "packed.zip").read_bytes()
-    with running_host(**{name: archive[:-2] + b"\1\0" + name.encode() for name in "abcdef"}) as host:
+    held = {f"held-{number}": archive for number in range(DOWNLOADS)}
+    with running_host(**held, **{name: archive[:-2] + b"\1\0" + name.encode() for name in "abcdef"}) as host:
         yield host
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """For what another thread is about to do."""
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def names_in(cache: Path) -> list[str]:
@@ -343,7 +354,7 @@ def at_once(count: int, ask: Callable[[int], Any]) -> list[Any]:
 def test_a_url_is_fetched_once_for_all_who_ask(host: Host, opened: Opened, said: list[str], cache: Path) -> None:
     store = opened()
     for _ in range(2):
-        found = at_once(8, lambda _: store.find(host.url("a")))
+        found = at_once(DOWNLOADS, lambda _: store.find(host.url("a")))
         assert len({adapter.digest for adapter in found}) == 1
     assert host.requests["a"] == len(said) == len(names_in(cache)) == 1
     shutil.rmtree(cache)
@@ -353,7 +364,7 @@ def test_a_url_is_fetched_once_for_all_who_ask(host: Host, opened: Opened, said:
 
 def test_all_who_ask_at_once_share_an_error_and_the_next_tries_again(host: Host, opened: Opened) -> None:
     store = opened(limits=Limits(seconds=5.0, idle_seconds=0.5))
-    failed = at_once(8, lambda _: store.find(host.url("silent")))
+    failed = at_once(DOWNLOADS, lambda _: store.find(host.url("silent")))
     assert all(isinstance(error, DownloadRefused) for error in failed)
     assert host.requests["silent"] == 1
     with pytest.raises(DownloadRefused):
@@ -361,12 +372,80 @@ def test_all_who_ask_at_once_share_an_error_and_the_next_tries_again(host: Host,
     assert host.requests["silent"] == 2
 
 
-def test_only_a_few_are_downloaded_at_a_time(host: Host, opened: Opened) -> None:
-    store = opened(limits=Limits(seconds=0.5, idle_seconds=0.5))
-    failed = at_once(12, lambda number: store.find(host.url(f"silent?{number}")))
-    assert all(isinstance(error, DownloadRefused) for error in failed)
-    assert host.requests["silent"] <= 8  # four, and those that came when the first four were given up
-    assert len([error for error in failed if "being downloaded already" in str(error)]) >= 4
+@pytest.mark.parametrize("urls", [1, DOWNLOADS], ids=["of the same", "of others"])
+def test_only_a_few_wait_for_downloads_and_the_rest_is_told_at_once(
+    folder: Path, root: Path, host: Host, opened: Opened, urls: int
+) -> None:
+    """Whatever hosts do, most of those who ask are answered: by what is on disk, or that they may ask again."""
+    store = opened()
+    shutil.copytree(folder, root / "mine")
+    known = store.find(host.url("a"))
+    with ThreadPoolExecutor(DOWNLOADS) as pool:
+        waiting = [pool.submit(store.find, host.url(f"held-{number % urls}")) for number in range(DOWNLOADS)]
+        for _ in range(urls):
+            assert host.holding.acquire(timeout=30)
+        wait_until(lambda: store._downloads.waiting == DOWNLOADS)
+        for name in ("held-0", "b"):
+            with pytest.raises(DownloadsBusy, match=f"^E4009 .*{name}: 4 requests wait .* ask again later"):
+                store.find(host.url(name))
+        assert store.find("mine").digest == store.find(host.url("a")).digest == known.digest
+        host.let_go.set()
+    assert {future.result().digest for future in waiting} == {known.digest}
+    assert store.find(host.url("b")).digest == known.digest
+
+
+# --- who is cancelled ---------------------------------------------------------------------------------------------
+def cancelled_find(store: AdapterStore, source: str, cancellation: Cancellation) -> bool:
+    """Whether the search for `source` ended because it was cancelled."""
+    try:
+        store.find(source, cancellation=cancellation)
+    except Cancelled:
+        return True
+    return False
+
+
+def test_who_is_cancelled_leaves_at_once_and_the_last_one_ends_the_download(
+    host: Host, opened: Opened, cache: Path
+) -> None:
+    store, asked = opened(), [Cancellation() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        gone = [pool.submit(cancelled_find, store, host.url("held"), cancellation) for cancellation in asked]
+        assert host.holding.acquire(timeout=30)
+        wait_until(lambda: store._downloads.waiting == 3)
+        for number in range(3):
+            assert not host.left.acquire(blocking=False)
+            asked[number].request()
+            assert gone[number].result(timeout=30)
+    assert host.left.acquire(timeout=30) and host.requests["held"] == 1
+    wait_until(lambda: names_in(cache) == [] and not store._downloads.threads)
+
+
+def test_one_who_is_cancelled_does_not_take_the_download_from_the_others(host: Host, opened: Opened) -> None:
+    """Be it the first, who began it, or one who came later."""
+    for place in (0, 1):
+        host.let_go.clear()
+        store, asked = opened(), [Cancellation(), Cancellation()]
+        with ThreadPoolExecutor(2) as pool:
+            gone = pool.submit(cancelled_find, store, host.url(f"held-{place}"), asked[0])
+            assert host.holding.acquire(timeout=30)
+            other = pool.submit(cancelled_find, store, host.url(f"held-{place}"), asked[1])
+            wait_until(lambda store=store: store._downloads.waiting == 2)
+            asked[place].request()
+            assert (gone, other)[place].result(timeout=30)
+            host.let_go.set()
+            assert not (gone, other)[1 - place].result(timeout=30)
+        assert host.requests[f"held-{place}"] == 1
+        store.find(host.url(f"held-{place}"))
+        assert host.requests[f"held-{place}"] == 1
+
+
+def test_who_was_cancelled_before_begins_nothing_that_lasts(host: Host, opened: Opened, cache: Path) -> None:
+    store, cancellation = opened(), Cancellation()
+    cancellation.request()
+    for _ in range(20):
+        assert cancelled_find(store, host.url("held"), cancellation)
+    wait_until(lambda: not store._downloads.threads)
+    assert not cache.exists() or names_in(cache) == []
 
 
 # --- the cache ----------------------------------------------------------------------------------------------------

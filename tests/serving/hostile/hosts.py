@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import select
 import threading
 import time
 from collections import Counter
@@ -14,11 +15,20 @@ BODY = b"adapter" * 1000
 
 
 class Host(ThreadingHTTPServer):
-    """Serves `files` at their names, counts requests, and answers badly elsewhere."""
+    """Serves `files` at their names, counts requests, and answers badly elsewhere.
+
+    A name that begins with "held" comes half, and the rest of it once it is `let_go`.
+    """
 
     daemon_threads = True
     files: dict[str, bytes]
     requests: Counter[str]
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.holding = threading.Semaphore(0)  # one for each that is held
+        self.left = threading.Semaphore(0)  # one for each whose other end went away
+        self.let_go = threading.Event()
 
     @property
     def port(self) -> int:
@@ -30,13 +40,14 @@ class Host(ThreadingHTTPServer):
 
 @contextmanager
 def running_host(**files: bytes) -> Iterator[Host]:
-    with Host(("127.0.0.1", 0), Handler) as host:
+    with Host() as host:
         host.files, host.requests = {"ok": BODY, **files}, Counter()
         thread = threading.Thread(target=host.serve_forever)
         thread.start()
         try:
             yield host
         finally:
+            host.let_go.set()
             host.shutdown()
             thread.join()
 
@@ -59,7 +70,9 @@ class Handler(BaseHTTPRequestHandler):
             "to-file": "file:///etc/passwd",
             "to-data": "data:,x",
         }
-        if name in redirects:
+        if name.startswith("held"):
+            self._hold(self.server.files.get(name, BODY))
+        elif name in redirects:
             self._answer(302, b"", Location=redirects[name])
         elif name in self.server.files:
             self._answer(200, self.server.files[name])
@@ -106,6 +119,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = True
+
+    def _hold(self, body: bytes) -> None:
+        self.close_connection = True
+        half = len(body) // 2
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:half])
+        self.server.holding.release()
+        while not self.server.let_go.is_set():
+            if select.select([self.connection], [], [], 0.01)[0]:  # it has nothing more to ask
+                self.server.left.release()
+                return
+        self.wfile.write(body[half:])
 
     def _forever(self, first: bytes, piece: bytes, pause: float) -> None:
         self.close_connection = True
