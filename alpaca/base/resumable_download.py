@@ -100,7 +100,7 @@ def _client() -> httpx.Client:
 
 
 def _try(client: httpx.Client, url: str, name: str, part: Part) -> None:
-    """One request. Raises httpx's errors, _TryAgain or FetchFailed; what came is in `part` all the same."""
+    """One request. Raises httpx's errors, _TryAgain or FetchFailed; what has arrived is in `part` all the same."""
     have, origin = part.length, part.origin()
     if have and have == origin.size:
         say(f"the archive of {name} is here already ({size_text(have)})")
@@ -143,7 +143,7 @@ def _extent(response: httpx.Response) -> tuple[int, int]:
 
 
 def _version(response: httpx.Response) -> str:
-    """What the server knows this version of the file by; after a weak ETag nobody may ask to go on."""
+    """What the server knows this version of the file by; after a weak ETag nothing may be resumed."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
 

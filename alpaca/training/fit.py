@@ -32,7 +32,7 @@ from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
-    """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    """Carry out a plan: train (or resume from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
     if is_main_process():
         complete_promotion(output)
