@@ -201,7 +201,7 @@ def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
 def _compare_on_the_file(plan: Plan, before: float | None, after: float | None) -> FileLoss | None:
     if plan.validation_file is None or before is None or after is None:
         return None
-    return FileLoss(plan.validation_file.name, len(plan.validation_file.examples), before, after)
+    return FileLoss(plan.validation_file.name, plan.validation_file.rows, before, after)
 
 
 def _history(trainer: PackedTrainer) -> list[dict[str, float]]:

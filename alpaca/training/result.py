@@ -148,6 +148,8 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
     }
     elsewhere = ("base", "data", "template", "replay", "replay_answers")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
+    if plan.config.columns:  # the report reads the rows again
+        settings["columns"] = plan.config.columns
     losses: dict[str, Any] = {"validation_before": outcome.loss_before, "validation_after": outcome.loss_after}
     if outcome.file_loss is not None:
         losses["validation_file"] = dataclasses.asdict(outcome.file_loss)
