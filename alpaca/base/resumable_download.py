@@ -20,7 +20,7 @@ from alpaca.files import room_for
 from alpaca.progress import progress, say
 from alpaca.words import shown_url, size_text
 
-STALL_SECONDS = 30.0  # so long for a connection, and for each further byte
+STALL_SECONDS = 30.0  # for a connection, and for each further byte
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before another try, while tries bring nothing
 LEAST_GAIN = 1 << 20  # bytes that a try must bring for the pauses to begin anew
 TRANSIENT = {408, 425, 429}  # statuses that may pass, and so may all from 500 on

@@ -37,7 +37,7 @@ class Limits:
     max_bytes: int = 8 << 30
     seconds: float = 900.0
     redirects: int = 5
-    idle_seconds: float = 30.0  # so long for an answer to begin, and for each `least_bytes` of it
+    idle_seconds: float = 30.0  # for an answer to begin, and for each `least_bytes` of it
     least_bytes: int = 1 << 18
 
 
