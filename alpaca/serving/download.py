@@ -61,7 +61,7 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise DownloadRefused(f"{shown_url(url)} redirects to what is no URL") from None
+        raise DownloadRefused(f"{shown_url(url)} redirects to something that is no URL") from None
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ def _get(url: str, deadline: float, limits: Limits) -> Iterator[http.client.HTTP
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise DownloadRefused("what is given as an adapter's URL is none") from None
+        raise DownloadRefused("the adapter's URL is malformed") from None
     host, port, trusted = _destination(parts, url)
     patience = max(0.0, min(limits.idle_seconds, deadline - time.monotonic()))
     try:

@@ -53,7 +53,7 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
             try:
                 finetune(settings(values, folder, resume="auto"))
             except BadCheckpoint as error:
-                print(f"{error.message}\nThe job begins anew")
+                print(f"{error.message}\nThe job starts over")
                 finetune(settings(values, folder))
             for checkpoint in checkpoints_in(folder):  # the last one last: until then the job can be resumed
                 gone = checkpoint.rename(folder / f"{HIDDEN}{checkpoint.name}")
