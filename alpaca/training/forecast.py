@@ -13,7 +13,7 @@ EVALUATIONS = 8  # in a run, where they are not too close together or too costly
 APART, FARTHEST = 5, 200  # steps between two of them: closer tells nothing new; farther, a crash costs much
 SHARE = 0.2  # of the steps' time that evaluations may take
 FORWARD = 0.5  # what a token costs in an evaluation, where forward and backward through a frozen base are 1
-CHECKPOINT_RATE = 200e6  # bytes a second that a checkpoint is written with
+CHECKPOINT_RATE = 200e6  # bytes per second at which a checkpoint is written
 REPORT_SECONDS = 60.0  # what a report may take at least, however short the training is
 BEFORE, AFTER_TRIAL = (0.6, 1.6), (0.8, 1.3)  # how far off the parts but for the report may be, as factors
 
