@@ -37,7 +37,7 @@ class Stack:
         return self.lora.put(name, random_adapter(name, rank, modules))
 
     def computed(self, x: torch.Tensor, users: list[tuple[Place | None, float, int]]) -> dict[str, torch.Tensor]:
-        """What each layer gives for rows that are shared out over places as `users` says."""
+        """What each layer gives for rows of which so many use each place."""
         qkv, o = self.places["q"][0], self.places["o"][0]
         mixed = mix(users, {1, 3}, torch.float32)
         parts = qkv(x, mixed).split([OUTPUTS[name] for name in "qkv"], -1)
