@@ -38,13 +38,13 @@ help: ## list the targets
 # --- the environment ---------------------------------------------------------------------------------------------
 
 # $(call install,requirements file,stamp). A marker stands in .venv while pip works. Where it is found again, an
-# installation was broken off and may have left half a package behind, so the environment is made anew.
+# installation was interrupted and may have left half a package behind, so the environment is made again.
 define install
 	@set -e; \
 	if [ -e $(VENV)/.unfinished ]; then \
-	    echo "==> The last installation was interrupted: making $(VENV) anew"; rm -rf $(VENV); \
+	    echo "==> The last installation was interrupted: making $(VENV) again"; rm -rf $(VENV); \
 	elif [ -e $(VENV) ] && ! $(PY) -m pip --version >/dev/null 2>&1; then \
-	    echo "==> $(VENV) does not work (was it moved, or its Python removed?): making it anew"; rm -rf $(VENV); \
+	    echo "==> $(VENV) does not work (was it moved, or its Python removed?): making it again"; rm -rf $(VENV); \
 	fi; \
 	if [ ! -e $(VENV) ]; then \
 	    python=; \

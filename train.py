@@ -22,7 +22,7 @@ class TrainingOutput(BaseModel):
 async def train(
     train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv or .parquet, by URL or upload."),
     base_model: str = Input(
-        default="", description="The base: a folder in weights/ or a hub id. Empty: the only one in weights/."
+        default="", description="A base in weights/, or a hub id that the server allows; empty: the only one there is."
     ),
     num_epochs: float = Input(default=3.0, ge=0.001, le=10000, description="Times each row is seen."),
     batch_size: int = Input(default=16, ge=1, le=65536, description="Examples in an optimizer step."),

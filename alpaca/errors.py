@@ -295,7 +295,7 @@ def _other_python(lacking: str | None) -> str:
     ours = PROJECT / ".venv" / "bin" / "python"
     what = f"this Python ({sys.executable or 'unnamed'}) has no {lacking or 'torch'}"
     if not ours.exists():
-        return f"{what}. Set the project up first: make"
+        return f"{what}. Set the project up first: make demo"
     module = sys.modules["__main__"].__spec__
     called = ["-m", module.name.removesuffix(".__main__")] if module else [sys.argv[0]]
     again = shlex.join([os.path.relpath(ours), *called, *sys.argv[1:]])

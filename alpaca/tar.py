@@ -107,7 +107,7 @@ class Unpacked:
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over `size` bytes. Raises EOFError where there are not so many."""
+        """Pass over `size` bytes. Raises EOFError where there are fewer."""
         while size > 0:
             passed = len(self.read(size))
             if not passed:

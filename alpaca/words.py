@@ -85,7 +85,7 @@ def visible(text: str) -> str:
 
 
 def shown(text: str, most: int = SHOWN_TEXT) -> str:
-    """A text on one line of at most so many characters that can't steer a terminal or turn its direction around."""
+    """A text on one line of at most `most` characters that can't steer a terminal or turn its direction around."""
     line = " ".join(text[: 4 * most].split())
     line = "".join(letter if letter.isprintable() else f"\\u{ord(letter):04x}" for letter in line)
     return line if len(line) <= most else line[: most - 1] + "…"

@@ -128,7 +128,7 @@ def test_the_environment_variables_are_those_that_the_code_reads() -> None:
 
 # --- commands -----------------------------------------------------------------------------------------------------
 def commands(path: Path) -> list[str]:
-    """Shell commands in a document: lines of bash blocks, joined where they go on, and commands in the text."""
+    """Shell commands in a document: lines of bash blocks, joined where they continue, and commands in the text."""
     text = path.read_text(encoding="utf-8")
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     outside = re.sub(r"```.*?```", "", text, flags=re.DOTALL)

@@ -29,7 +29,7 @@ def test_a_python_without_the_packages_says_which_one_has_them(command: list[str
         given = " ".join(command).replace("two words.jsonl", "'two words.jsonl'")
         assert done.stderr.strip().endswith(f"Run: .venv/bin/python {given}")
     else:
-        assert done.stderr.strip().endswith("Set the project up first: make")
+        assert done.stderr.strip().endswith("Set the project up first: make demo")
 
 
 ASKED_TO_END = """

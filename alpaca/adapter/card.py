@@ -1,4 +1,4 @@
-"""The card that travels with an adapter: what it was trained on, how, and what came of it."""
+"""The card that travels with an adapter: what it was trained on, how, and with what results."""
 
 from __future__ import annotations
 

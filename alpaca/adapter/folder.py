@@ -1,7 +1,7 @@
 """The adapter folder: PEFT's own files plus a card, verified before it is trusted.
 
 adapter_config.json  adapter_model.safetensors   PEFT's format: any PEFT tool loads them
-alpaca.json                                      the card: what it was trained on, how, and what came of it
+alpaca.json                                      the card: what it was trained on, how, and with what results
 README.md  report/                               the same for people
 """
 

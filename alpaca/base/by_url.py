@@ -6,7 +6,7 @@ URL and checksum are the operator's, from the command line or the environment; a
 
 - ``llama-7b/``: the base, named after its archive. It is made aside and renamed: under its name it is whole.
 - ``.sha256``: the whole hash of the archive that it came from.
-- ``.archive`` and ``.archive.json``: a download that was interrupted, and what it is part of. It is gone on with.
+- ``.archive`` and ``.archive.json``: a download that was interrupted, and what it is part of. It will be resumed.
 - ``.lock``: locked by the process that fetches. Others wait for it, then use what it made.
 """
 

@@ -80,7 +80,7 @@ def load_model(
             transformers_logging.enable_progress_bar()
     model: PreTrainedModel
     model, found = loaded
-    for name in sorted(found["missing_keys"]):  # the library would go on with random numbers in their place
+    for name in sorted(found["missing_keys"]):  # the library would put random numbers in their place
         raise BadBase(f"{folder} lacks {len(found['missing_keys'])} of the model's tensors, {name} for one")
     for name, *shapes in sorted(found["mismatched_keys"]):
         raise BadBase(f"{folder}: {name} has shape {tuple(shapes[0])}, its config.json says {tuple(shapes[1])}")

@@ -20,7 +20,7 @@ from alpaca.files import room_for
 from alpaca.progress import progress, say
 from alpaca.words import shown_url, size_text
 
-STALL_SECONDS = 30.0  # so long for a connection, and for each further byte
+STALL_SECONDS = 30.0  # for a connection, and for each further byte
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds before another try, while tries bring nothing
 LEAST_GAIN = 1 << 20  # bytes that a try must bring for the pauses to begin anew
 TRANSIENT = {408, 425, 429}  # statuses that may pass, and so may all from 500 on
@@ -100,7 +100,7 @@ def _client() -> httpx.Client:
 
 
 def _try(client: httpx.Client, url: str, name: str, part: Part) -> None:
-    """One request. Raises httpx's errors, _TryAgain or FetchFailed; what came is in `part` all the same."""
+    """One request. Raises httpx's errors, _TryAgain or FetchFailed; what has arrived is in `part` all the same."""
     have, origin = part.length, part.origin()
     if have and have == origin.size:
         say(f"the archive of {name} is here already ({size_text(have)})")
@@ -143,7 +143,7 @@ def _extent(response: httpx.Response) -> tuple[int, int]:
 
 
 def _version(response: httpx.Response) -> str:
-    """What the server knows this version of the file by; after a weak ETag nobody may ask to go on."""
+    """What the server knows this version of the file by; after a weak ETag nothing may be resumed."""
     tag = str(response.headers.get("ETag", ""))
     return tag if tag and not tag.startswith("W/") else str(response.headers.get("Last-Modified", ""))
 

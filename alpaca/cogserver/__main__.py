@@ -69,11 +69,12 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for name, port in (("serve", 5000), ("train", 5001)):
         command = commands.add_parser(name, help=f"serve {MODES[name].path} until it is stopped")
-        command.add_argument("--port", type=int, default=port)
+        command.add_argument("--port", type=int, default=port, help="default: %(default)s")
         command.add_argument("--host", default=LOCAL, help="0.0.0.0 lets other machines in (default: %(default)s)")
     commands.add_parser("schema", help="print the OpenAPI schema")
     ask = commands.add_parser("predict", help="answer once and end")
-    ask.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE", help="may be repeated")
+    ask.add_argument("-i", "--input", action="append", default=[], metavar="NAME=VALUE",
+                     help="an input of the prediction, such as prompt=…; may be repeated")  # fmt: skip
     ask.add_argument("--verbose", action="store_true", help="show the server's log")
     arguments = parser.parse_args()
     if arguments.command in MODES:

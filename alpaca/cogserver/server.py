@@ -53,7 +53,7 @@ def free_port() -> int:
 def check_port(host: str, port: int) -> None:
     """Raise ServerFailed where nothing can listen on `host` and `port`, in words that say what to do."""
     if not 0 < port < 1 << 16:
-        raise ServerFailed(f"port {port} is none: from 1 to 65535")
+        raise ServerFailed(f"port {port} is not a port: from 1 to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]

@@ -1,4 +1,4 @@
-"""Ask the base and adapters the same, and show the answers side by side.
+"""Ask the base and adapters the same questions, and show the answers side by side.
 
     python -m alpaca.compare --adapters base lora-alpaca --prompt "Tell me something about alpacas."
     python -m alpaca.compare --adapters base lora-a lora-b --prompts questions.txt --html answers.html
@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                         help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
     parser.add_argument("--prompts", type=as_written, metavar="FILE",
-                        help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip
+                        help="a file with one prompt per line, or a .jsonl with instruction and input")  # fmt: skip
     parser.add_argument("--server", metavar="URL", help="ask a running server instead of loading the base here")
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
     parser.add_argument("--json", metavar="FILE", help="write the answers as JSON as well")
@@ -46,7 +46,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--repetition_penalty", type=float, default=1.0,
                         help="above 1, less is repeated; small greedy models need it (default: 1)")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the draws where the temperature is above 0")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="where the temperature is above 0: the same seed gives the same answers (default: 0)",
+    )
     return parser.parse_args(arguments)
 
 

@@ -48,7 +48,7 @@ class Comparison:
         return list(zip(titles, self.answers, strict=True))
 
     def show(self) -> None:
-        """One table a prompt on a terminal, plain text elsewhere."""
+        """One table per prompt on a terminal, plain text elsewhere."""
         for title, answers in self.rows():
             if sys.stdout.isatty():
                 _table(title, self.names, answers)

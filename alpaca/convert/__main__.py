@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         "--output_dir",
         type=as_written,
         default=Path("weights"),
-        help="bases come out here, each in a folder (default: weights)",
+        help="where bases go, each in a folder of its own (default: weights)",
     )
     out.add_argument(
         "--family", choices=list(FAMILIES), help="Meta: which release this is, if it is not recognised correctly"
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         "--max_shard_size",
         type=_size,
         default=2 * 10**9,
-        help="largest output file; memory stays below about this (default: 2GB)",
+        help="largest output file; about the most memory that is used, too (default: 2GB)",
     )
     return out
 

@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--base_model", default="", metavar="BASE", help="as for finetune.py")
     out.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS], help="how the base is held")
     out.add_argument("--data_path", metavar="FILE",
-                     help="the rows it was trained on, if they are not where the card's name leads; other rows are all "
-                          "taken as held out")  # fmt: skip
+                     help="the rows it was trained on, if they are not where the card's name leads; other rows all "
+                          "count as held out")  # fmt: skip
     out.add_argument("--general_path", type=as_written, default=SHIPPED, metavar="FILE",
                      help="general rows, a third of which measures forgetting")  # fmt: skip
     out.add_argument("--probes_path", type=as_written, default=PROBES, metavar="FILE", help="questions with a check")

@@ -16,6 +16,7 @@ from alpaca.serving.engine import Engine
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.stream import FinishReason
 from alpaca.serving.together import answers
+from alpaca.words import tagged
 
 DOMAIN, GENERAL, PROBE = "domain", "general", "probe"
 LEAST = {DOMAIN: 8, GENERAL: 16, PROBE: 40}  # questions of each topic that are asked whatever the budget
@@ -87,13 +88,13 @@ def ask_all(
     if seconds is None:
         always, rest = [*always, *rest], []
     started = time.monotonic()
-    with progress("report      answers", 2 * len(always), "answer", say) as done:
+    with progress(tagged("report", "answers"), 2 * len(always), "answer", say) as done:
         asked = ask(engine, adapter, always, done)
     taken = time.monotonic() - started
     share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
     more = rest[: int(len(rest) * share)]
     if more:
-        with progress("report      more answers", 2 * len(more), "answer", say) as done:
+        with progress(tagged("report", "more answers"), 2 * len(more), "answer", say) as done:
             asked += ask(engine, adapter, more, done)
     return asked
 

@@ -69,7 +69,7 @@ def plan_tokens(plan: LossPlan, domain: Sequence[int], general: Sequence[int], s
 
 
 def part(rows: int, fraction: float, least: int = LEAST_ROWS) -> int:
-    """A fraction of the rows, at least `least` of them, if there are so many."""
+    """A fraction of the rows, at least `least` of them; all, where there are fewer."""
     return min(rows, max(least, round(rows * fraction)))
 
 

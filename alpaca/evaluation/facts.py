@@ -49,7 +49,7 @@ class RunFacts:
 
     `flop`: 4 · N · tokens for N weights in the layers' matrices: 2N forward, and 2N for the gradient with respect to
     activations, because the base's own weights get none (Kaplan et al., 2020, sec. 2.1, without the weights' share).
-    The head counts for labelled tokens only and is left out. `utilisation`: share of a plain matrix product's rate.
+    The head counts for labelled tokens only and is left out.
     """
 
     base: str
@@ -66,7 +66,6 @@ class RunFacts:
     tokens: int | None
     peak_memory: int | None
     flop: float | None
-    utilisation: float | None
 
 
 def data_facts(card: Card | None, source: str, rows: Sequence[Example], lengths: Sequence[int]) -> DataFacts:
@@ -92,7 +91,6 @@ def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) ->
     run, data = (card.run, card.data) if card else ({}, {})
     tokens, seconds = _number(data.get("tokens_trained_on")), _number(run.get("seconds"))
     flop = 4.0 * count_layer_weights(base) * tokens if tokens else None
-    rate = _number(run.get("matmul_rate"))  # FLOP/s of a plain matrix product on the machine of the run
     return RunFacts(
         base=card.base_model if card else base.name,
         fingerprint=card.base_fingerprint if card else "",
@@ -108,7 +106,6 @@ def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) ->
         tokens=_whole(tokens),
         peak_memory=_whole(run.get("peak_memory")),
         flop=flop,
-        utilisation=flop / seconds / rate if flop and seconds and rate else None,
     )
 
 

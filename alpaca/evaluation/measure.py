@@ -113,7 +113,7 @@ def _losses(
     points: dict[float, tuple[RowLosses | None, RowLosses]] = {}
     own_losses: list[RowLosses] = []
     total = plan_tokens(plan, [len(row) for row in ours], [len(row) for row in theirs], len(scales))
-    with progress("report      losses", total + 2 * sum(map(len, own)), "token", say) as done:
+    with progress(tagged("report", "losses"), total + 2 * sum(map(len, own)), "token", say) as done:
         for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0)):
             rows = None if scale in (0.0, 1.0) else SWEPT
             found = row_losses(model, ours[:rows], scale, done) if ours else None

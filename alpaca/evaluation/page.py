@@ -103,7 +103,6 @@ def _run(found: Findings) -> Html:
     if run.flop:
         rate = f", {run.flop / run.seconds / 1e12:.3g} TFLOP/s" if run.seconds else ""
         pairs.append(("work", f"{run.flop / 1e12:,.3g} TFLOP{rate}"))
-    pairs.append(("utilisation", f"{run.utilisation:.0%}" if run.utilisation else "not noted by the run"))
     if run.peak_memory:
         pairs.append(("memory at the peak", size_text(run.peak_memory)))
     note = ("Work is 4 · N · tokens for the N weights in the layers' matrices: 2N forward, 2N backward through a "

@@ -10,7 +10,7 @@ from alpaca.evaluation.bootstrap import Interval
 
 @dataclass(frozen=True)
 class Change:
-    """Loss per token of the answers of so many rows, before (the base) and after (the adapter). `difference` is after
+    """Loss per token of the answers in `rows` rows, before (the base) and after (the adapter). `difference` is after
     minus before."""
 
     rows: int
@@ -101,7 +101,7 @@ class ScalePoint:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Losses over the adapter's scale, on so many rows of each set, and the scale that is recommended, if any."""
+    """Losses over the adapter's scale, with how many rows of each set they are of; the recommended scale, if any."""
 
     domain_rows: int
     general_rows: int

@@ -1,7 +1,7 @@
 """Layers that keep for the backward pass only what they can't compute again.
 
 The base is frozen, so most of what autograd saves by default is not needed: a LoRA layer needs its input and the
-rank-sized product, SwiGLU its two inputs, RMSNorm its input and one number a row. The forward results are those of
+rank-sized product, SwiGLU its two inputs, RMSNorm its input and one number per row. The forward results are those of
 the layers they stand for, operation by operation.
 """
 

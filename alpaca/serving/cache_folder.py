@@ -47,7 +47,7 @@ def default_cache() -> Path:
 
 
 def default_bytes() -> int:
-    """How much is kept: ALPACA_CACHE_GB gigabytes, else 20. Raises AdapterError for what is no such number."""
+    """How much is kept: ALPACA_CACHE_GB gigabytes, else 20. Raises AdapterError for anything else."""
     text = os.environ.get(CACHE_GB) or "20"
     try:
         size = float(text)

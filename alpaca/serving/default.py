@@ -22,7 +22,7 @@ class DefaultAdapter:
 
     def find(self, in_memory: Callable[[Adapter], bool], cancellation: Cancellation = NEVER) -> Adapter:
         """The adapter that is there now. Where there is none that is whole, such as while a new one takes the place of
-        the old, the one before goes on answering if it is `in_memory`; else the store's error is raised."""
+        the old, the previous one still answers if it is `in_memory`; else the store's error is raised."""
         try:
             self.last = self._store.find(self._source, trusted=True, cancellation=cancellation)
         except AlpacaError as error:

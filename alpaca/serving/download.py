@@ -38,7 +38,7 @@ class Limits:
     max_bytes: int = 8 << 30
     seconds: float = 900.0
     redirects: int = 5
-    idle_seconds: float = 30.0  # so long for an answer to begin, and for each `least_bytes` of it
+    idle_seconds: float = 30.0  # for an answer to begin, and for each `least_bytes` of it
     least_bytes: int = 1 << 18
 
 
@@ -63,7 +63,7 @@ def _joined(url: str, location: str) -> str:
     try:
         return urljoin(url, location)
     except ValueError:
-        raise DownloadRefused(f"{shown_url(url)} redirects to what is no URL") from None
+        raise DownloadRefused(f"{shown_url(url)} redirects to something that is no URL") from None
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def _get(url: str, deadline: float, limits: Limits, cancellation: Cancellation) 
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise DownloadRefused("what is given as an adapter's URL is none") from None
+        raise DownloadRefused("the adapter's URL is malformed") from None
     host, port, trusted = _destination(parts, url)
     patience = max(0.0, min(limits.idle_seconds, deadline - time.monotonic()))
     try:

@@ -24,7 +24,7 @@ class Mix:
     """Which adapters the tokens of a step use."""
 
     width: int
-    """Columns in use: the first so many."""
+    """How many columns are in use, counted from the first."""
     strengths: dict[int, Tensor]
     """members → [tokens, width · members]; every column repeated for each member of a projection."""
     gains: list[tuple[Tensor, str]] = field(default_factory=list)
@@ -82,7 +82,7 @@ class Projection:
         return y.add_((low * strengths) @ up)
 
     def _use(self, width: int) -> tuple[Tensor, Tensor | None, dict[torch.dtype, Tensor]]:
-        """The parts of the matrices that a step of so many columns multiplies with; kept, for slicing takes time."""
+        """The parts of the matrices that a step over `width` columns multiplies with; kept, for slicing takes time."""
         rows = self.size * self.dense + width
         bias = None if self.bias is None else self.bias[:rows]
         self._used[width] = self.weight[:rows], bias, {kind: up[:width] for kind, up in self.ups.items()}

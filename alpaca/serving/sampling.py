@@ -1,6 +1,6 @@
 """How the next token is chosen: penalties, temperature, top-k, top-p, min-p, in transformers' order, and a draw.
 
-Rows of a step are drawn together, each with its own settings and its own random numbers: one number a token, so that
+Rows of a step are drawn together, each with its own settings and its own random numbers: one number per token, so that
 a seed gives the same answer whatever else is in the batch.
 """
 

@@ -9,7 +9,7 @@ from alpaca.serving.decoder import Decoder, Step
 from alpaca.serving.lora import User, mix
 from alpaca.serving.sequence import Sequence
 
-FREE_ROWS = 16  # up to so many rows, each number has its own compiled products; beyond, rows are padded to multiples
+FREE_ROWS = 16  # up to this many rows, each number has its own compiled products; beyond, they are padded to multiples
 
 Parts = list[tuple[Sequence, int]]
 

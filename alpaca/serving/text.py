@@ -9,7 +9,7 @@ from typing import Any
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a decoder shows for bytes that are not (yet) a character
 HALF = 0xD800  # the first of 2,048 surrogates: halves of characters, which decoded text can't hold
 MARK = re.compile("[\ud800-\udfff]")
-MAX_HELD = 16  # tokens; a character has at most 4 bytes, so after so many the bytes are simply no text
+MAX_HELD = 16  # tokens; a character has at most 4 bytes, so what is held for longer is simply no text
 
 
 class TextStream:

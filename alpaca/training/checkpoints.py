@@ -61,7 +61,7 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base: Path) -> Path | None:
-    """The checkpoint to go on from: None for a fresh start.
+    """The checkpoint to resume from; None for a fresh start.
 
     `asked` is empty, a folder, or auto/true (the last one in `output_dir`, if there is one). Raises BadCheckpoint for a
     folder that can't be resumed exactly, or whose run had other data or settings; the message lists the differences.

@@ -60,14 +60,16 @@ class FinetuneConfig:
         "rows held out: a count, or a fraction below 1; none: a tenth, at most 500 rows; 0: no validation",
         within=(0, 10**9),
     )
-    val_data_path: str = _option("", "a second validation file, never trained on; its loss is reported apart")
+    val_data_path: str = _option(
+        "", "a second validation file, never trained on; its loss is reported apart", path=True
+    )
     train_on_inputs: bool = _option(False, "train on the prompt's tokens too, not on responses only")
     prompt_template_name: str = _option(
         "auto",
         "a template of templates/, a .json file, chat, or auto (chat where the base has a chat template)",
         path=True,
     )
-    columns: str = _option("", "where columns have other names: prompt=instruction,completion=output")
+    columns: str = _option("", "what columns of other names are: prompt=instruction,completion=output")
     skip_bad_rows: bool = _option(False, "leave out bad rows and count them, instead of refusing the file")
 
     replay_path: str = _option(
@@ -75,7 +77,7 @@ class FinetuneConfig:
     )
     replay_ratio: float | None = _option(
         None,
-        "share of them among the rows of an epoch; none: 0.1 where the base has a chat template, else 0",
+        "share of general rows among the rows of an epoch; none: 0.1 where the base has a chat template, else 0",
         within=(0, 0.9),
     )
     replay_self: bool = _option(False, "let the base answer the general prompts itself, and replay its own answers")
@@ -106,7 +108,7 @@ class FinetuneConfig:
     report_to: str = _option("none", "where losses are sent as well", choices=REPORTERS)
     report_budget: float = _option(
         0.05,
-        "time that the report on what was learned and forgotten may take, as a share of the training's; 0: none",
+        "time for the report, as a share of the training's, at least a minute; 0: no report",
         within=(0, 1),
     )
     seed: int = _option(42, "the same seed, data and settings give the same adapter", within=(0, 2**32 - 1))

@@ -16,7 +16,7 @@ FULL = 4_000_000  # less than this is free: a writer that says nothing of it has
 
 
 def needed(parameters: int) -> int:
-    """Bytes that a run with so many trainable parameters writes at most: checkpoints and the adapter."""
+    """The most bytes that a run with that many trainable `parameters` writes: checkpoints and the adapter."""
     return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
 
 

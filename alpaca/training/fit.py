@@ -32,7 +32,7 @@ from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
-    """Carry out a plan: train (or go on from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    """Carry out a plan: train (or resume from a checkpoint), write and verify the adapter. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
     if is_main_process():
         complete_promotion(output)
@@ -201,7 +201,7 @@ def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
 def _compare_on_the_file(plan: Plan, before: float | None, after: float | None) -> FileLoss | None:
     if plan.validation_file is None or before is None or after is None:
         return None
-    return FileLoss(plan.validation_file.name, len(plan.validation_file.examples), before, after)
+    return FileLoss(plan.validation_file.name, plan.validation_file.rows, before, after)
 
 
 def _history(trainer: PackedTrainer) -> list[dict[str, float]]:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from alpaca.words import clock, plural
 
-EVALUATIONS = 8  # in a run, where they are not too near or too dear
-APART, FARTHEST = 5, 200  # steps between two of them: more often tells nothing new; less often, a crash costs much
+EVALUATIONS = 8  # in a run, where they are not too close together or too costly
+APART, FARTHEST = 5, 200  # steps between two of them: closer tells nothing new; farther, a crash costs much
 SHARE = 0.2  # of the steps' time that evaluations may take
 FORWARD = 0.5  # what a token costs in an evaluation, where forward and backward through a frozen base are 1
-CHECKPOINT_RATE = 200e6  # bytes a second that a checkpoint is written with
+CHECKPOINT_RATE = 200e6  # bytes per second at which a checkpoint is written
 REPORT_SECONDS = 60.0  # what a report may take at least, however short the training is
 BEFORE, AFTER_TRIAL = (0.6, 1.6), (0.8, 1.3)  # how far off the parts but for the report may be, as factors
 
 
 def evaluation_steps(steps: int, tokens: int, validation: int) -> int:
-    """Steps between evaluations of `validation` tokens, in a run of so many `steps` and `tokens`."""
+    """Steps between evaluations of `validation` tokens, in a run of `steps` steps over `tokens` tokens."""
     affordable = math.ceil(FORWARD * validation * steps / (SHARE * max(1, tokens)))
     return max(1, min(steps, max(APART, min(FARTHEST, steps // EVALUATIONS), affordable)))
 

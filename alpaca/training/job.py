@@ -40,7 +40,7 @@ def run_job(values: dict[str, Any], work: Path) -> Path:
 
 # --- jobs that are kept -------------------------------------------------------------------------------------------
 def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
-    """Fine-tune into root/name, going on from what an interrupted job of the same inputs left there.
+    """Fine-tune into root/name, resuming what an interrupted job of the same inputs left there.
 
     A finished adapter stays, its checkpoints don't; the archive lies beside it. A job that is asked for again when it
     is finished gives the same archive at once.
@@ -53,9 +53,9 @@ def _kept(values: dict[str, Any], root: Path, name: str) -> Path:
             try:
                 finetune(settings(values, folder, resume="auto"))
             except BadCheckpoint as error:
-                print(f"{error.message}\nThe job begins anew")
+                print(f"{error.message}\nThe job starts over")
                 finetune(settings(values, folder))
-            for checkpoint in checkpoints_in(folder):  # the last one last: until then the job can go on
+            for checkpoint in checkpoints_in(folder):  # the last one last: until then the job can be resumed
                 gone = checkpoint.rename(folder / f"{HIDDEN}{checkpoint.name}")
                 shutil.rmtree(gone, ignore_errors=True)
         return pack(folder, root / f"{name}.zip")

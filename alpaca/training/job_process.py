@@ -1,6 +1,6 @@
-"""A training job in a process of its own: whatever becomes of it, the server goes on.
+"""A training job in a process of its own: whatever happens to it, the server stays up.
 
-Its memory is free again when it ends. The system, when memory runs out, ends it and not the server. A cancellation ends
+Its memory is free again when it ends. Where memory runs out, the system ends it and not the server. A cancellation ends
 it at once, wherever it is. It lives no longer than the server: it reads a pipe that the server holds open.
 
     python -m alpaca.training.job_process WORK      settings as a line of JSON on stdin, the log on stdout

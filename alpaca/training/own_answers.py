@@ -1,7 +1,7 @@
 """--replay_self: the base answers the replay prompts itself, and its own answers are replayed.
 
-What the base would say anyway is what costs it least to go on saying. The answers are kept beside the checkpoints, so
-that a run which goes on does so with the same ones; two runs may differ in a word where the base is held in bf16.
+What the base would say anyway costs it least to keep saying. The answers are kept beside the checkpoints, so that a
+resumed run has the same ones; two runs may differ in a word where the base is held in bf16.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def answer_replay(plan: Plan, say: Say) -> Answers:
 
 
 def kept_answers(checkpoint: Path, say: Say) -> Answers:
-    """The answers of the run that goes on from `checkpoint`. Raises BadCheckpoint where they are gone or changed."""
+    """The answers of the run that is resumed from `checkpoint`. Raises BadCheckpoint where they are gone or changed."""
     path = checkpoint.parent / FILE
     noted = read_run(checkpoint).get("replay_answers")
     if not isinstance(noted, dict) or not path.is_file():

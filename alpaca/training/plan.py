@@ -3,45 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
-from alpaca.adapter.lora_config import CONFIG, LoraSpec
+from alpaca.adapter.lora_config import LoraSpec
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
-from alpaca.data.columns import parse_columns
-from alpaca.data.reader import read_examples, refuse_bad_rows
-from alpaca.data.report import Fault, ReadReport
-from alpaca.data.split import Split, split
+from alpaca.data.report import ReadReport
+from alpaca.data.split import Split
 from alpaca.device import free_memory, pick_device
-from alpaca.errors import BadSetting, NoRowsLeft
+from alpaca.errors import BadSetting
 from alpaca.packed.attention import choose_attention
 from alpaca.packed.batch import label_count
 from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
 from alpaca.progress import Say, processes
-from alpaca.prompts.encode import Encoded, EncodedSet, encode_examples, plain_preview, preview
+from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, untrained
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
-from alpaca.training.lock import refuse_where_busy
 from alpaca.training.memory import LESS, memory_now
 from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
+from alpaca.training.rows import encode, read_rows
 from alpaca.training.served import serving_notes, unserved
-from alpaca.training.validation_file import ValidationFile, read_validation_file
+from alpaca.training.surroundings import check_surroundings
+from alpaca.training.validation_file import ValidationFile
 from alpaca.words import clock, tagged
 
 if TYPE_CHECKING:
@@ -132,7 +128,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--group_by_length has no effect: packing leaves no padding to save")
     if not config.add_eos_token:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
-    _check_surroundings(config)
+    check_surroundings(config)
     base = resolve_base(config.base_model or None)
     if config.replay_self and (reason := unserved(base)):
         raise BadSetting(f"replay_self needs the base's own answers, but {reason}. Leave --replay_self out")
@@ -148,46 +144,21 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     if faint := untrained.untrained_markers(base, tokenizer, template):
         say(tagged("warning", untrained.warning(faint, template)))
 
-    columns = parse_columns(config.columns)
-    dataset = read_examples(config.data_path, columns=columns, skip_bad_rows=config.skip_bad_rows)
-    parts = split(dataset.examples, config.val_set_size, config.seed)
-    cutoff, note = _cutoff(config.cutoff_len, base)
-    train = _encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
-    validation = _encode(tokenizer, template, parts.validation, cutoff, False)
-    refused = [*train.report.refused, *validation.report.refused]
-    dataset.report.add_faults(Fault(dataset.report.source, found.row, "", found.problem) for found in refused)
-    refuse_bad_rows(dataset.report, config.skip_bad_rows)
-    for line in dataset.report.lines():
-        say(tagged("data", line))
-    say(tagged("split", parts.note))
-    if note:
-        say(tagged("lengths", note))
-    for line in train.report.lines():
-        say(tagged("lengths", line))
-    validation_file = read_validation_file(
-        config, tokenizer, template, cutoff=cutoff, training_rows={example.key() for example in parts.train}
-    )
-    if validation_file is not None:
-        say(tagged("validation", validation_file.line()))
-    if not train.examples:
-        raise NoRowsLeft(
-            f"none of the {len(parts.train)} training rows fits in cutoff_len {cutoff}: raise --cutoff_len"
-        )
-
+    rows = read_rows(config, base, tokenizer, template, say)
     ratio = choose_ratio(config, bool(getattr(tokenizer, "chat_template", None)))
     replay = None
     if ratio[0]:
-        source, rows = read_replay(config, {example.key() for example in parts.validation})
-        encoded = _encode(tokenizer, template, rows, cutoff, config.train_on_inputs).examples
+        source, general = read_replay(config, {example.key() for example in rows.split.validation})
+        encoded = encode(tokenizer, template, general, rows.cutoff, config.train_on_inputs).examples
         replay = plan_replay(
-            source, rows, encoded, ratio=ratio[0], train_rows=len(train.examples), config=config
-        )  # fmt: skip
-    budget = preflight.token_budget(config.micro_batch_tokens, cutoff, device)
+            source, general, encoded, ratio=ratio[0], train_rows=len(rows.train.examples), config=config
+        )
+    budget = preflight.token_budget(config.micro_batch_tokens, rows.cutoff, device)
     plan = Plan(
-        config, base, _base_name(config, base), fingerprint(base), tokenizer, template, dataset.report, dataset.sha256,
-        parts, train, validation, _steps(config, train, replay, budget[0]),
-        validation_packs(validation.examples, budget[0]), _spec(config, base), device, precision, attention, budget,
-        _learning_rate(config, base), ratio, replay, validation_file,
+        config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
+        rows.split, rows.train, rows.validation, _steps(config, rows.train, replay, budget[0]),
+        validation_packs(rows.validation.examples, budget[0]), _spec(config, base), device, precision, attention,
+        budget, _learning_rate(config, base), ratio, replay, rows.validation_file,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
@@ -197,7 +168,7 @@ def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Pla
     """The plan with the base's own answers as its rows for replay."""
     assert plan.replay is not None
     config, cutoff = plan.config, plan.train.report.cutoff_len
-    encoded = _encode(plan.tokenizer, plan.template, rows, cutoff, config.train_on_inputs).examples
+    encoded = encode(plan.tokenizer, plan.template, rows, cutoff, config.train_on_inputs).examples
     replay = plan_replay(
         plan.replay.source, rows, encoded, ratio=plan.replay.ratio, train_rows=len(plan.train.examples), config=config
     )
@@ -214,28 +185,6 @@ def _steps(config: FinetuneConfig, train: EncodedSet, replay: Replay | None, bud
         return mixed_steps(train.examples, replay, **how)
     lengths = [len(example) for example in train.examples]
     return plan_steps(lengths, [label_count(example) for example in train.examples], **how)
-
-
-def _check_surroundings(config: FinetuneConfig) -> None:
-    """Refuse at once what would otherwise fail after the data was read or the base was loaded."""
-    if config.replay_self and processes() > 1:
-        raise BadSetting(
-            "replay_self takes one process. Let one train a little with it (--num_epochs 0.001 --replay_self), then "
-            "give the replay.jsonl in its output_dir as --replay_path"
-        )
-    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
-        raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
-    output = Path(config.output_dir)
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
-    readme = output / "README.md"
-    if readme.is_file() and not (output / CONFIG).exists() and not readme.read_bytes().startswith(b"---\nbase_model:"):
-        raise BadSetting(
-            f"output_dir is {config.output_dir!r}, which holds a README.md that is no adapter's and would be replaced: "
-            "give the adapter a folder of its own"
-        )
-    refuse_where_busy(output)
 
 
 def _say_plan(plan: Plan, say: Say) -> None:
@@ -306,36 +255,6 @@ def _largest(plan: Plan) -> int:
     """Tokens of the largest micro-batch."""
     packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
     return max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
-
-
-def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
-    """Print a few training examples with what is trained and what is masked told apart."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    how = "green is trained, grey is masked" if colour else "what stands in ⟦…⟧ is trained, the rest is masked"
-    for number, encoded in enumerate(plan.train.examples[:count], 1):
-        say(f"\nexample {number} (row {encoded.row}, {len(encoded)} tokens, {encoded.n_trained} trained; {how}):")
-        if colour:
-            from rich.console import Console
-
-            Console().print(preview(plan.tokenizer, encoded))
-        else:
-            say(plain_preview(plan.tokenizer, encoded))
-
-
-def _encode(tokenizer: Any, template: Template, examples: list[Example], cutoff: int, on_inputs: bool) -> EncodedSet:
-    visible = len(examples) > 5000 and sys.stderr.isatty()
-    with tqdm(total=len(examples), desc="tokenising", unit="row", disable=not visible, leave=False) as bar:
-        return encode_examples(
-            tokenizer, template, examples, cutoff_len=cutoff, train_on_inputs=on_inputs,
-            progress=lambda done, _: bar.update(done - bar.n) and None,
-        )  # fmt: skip
-
-
-def _cutoff(asked: int, base: Path) -> tuple[int, str]:
-    most = read_config(base).get("max_position_embeddings")
-    if isinstance(most, int) and asked > most:
-        return most, f"cutoff_len {asked} is beyond the base's {most} positions, so {most}"
-    return asked, ""
 
 
 def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:

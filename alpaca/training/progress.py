@@ -1,4 +1,4 @@
-"""What a person sees while it trains: a bar on a terminal, a line a step in a log."""
+"""What a person sees while it trains: a bar on a terminal, a line per step in a log."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "report").mkdir(parents=True)
     save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
-    _write_config(plan, trainer, aside)
+    _write_config(trainer, aside)
     card = make_card(plan, outcome)
     card.write(aside)
     (aside / "README.md").write_text(model_card(plan, card), encoding="utf-8")
@@ -93,7 +93,7 @@ def put_in_place(aside: Path, output: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _write_config(plan: Plan, trainer: PackedTrainer, folder: Path) -> None:
+def _write_config(trainer: PackedTrainer, folder: Path) -> None:
     trainer.packed.peft.peft_config["default"].save_pretrained(str(folder))
     path = folder / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -148,6 +148,8 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
     }
     elsewhere = ("base", "data", "template", "replay", "replay_answers")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
+    if plan.config.columns:  # the report reads the rows again
+        settings["columns"] = plan.config.columns
     losses: dict[str, Any] = {"validation_before": outcome.loss_before, "validation_after": outcome.loss_after}
     if outcome.file_loss is not None:
         losses["validation_file"] = dataclasses.asdict(outcome.file_loss)

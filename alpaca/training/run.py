@@ -4,6 +4,7 @@ imported."""
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import traceback
 from contextlib import nullcontext
@@ -13,11 +14,12 @@ from typing import TYPE_CHECKING
 from alpaca.errors import AlpacaError
 from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
+from alpaca.prompts.encode import plain_preview, preview
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
 from alpaca.training.forecast import report_seconds
 from alpaca.training.lock import alone_in
-from alpaca.training.plan import Plan, make_plan, show_examples
+from alpaca.training.plan import Plan, make_plan
 from alpaca.words import tagged
 
 if TYPE_CHECKING:
@@ -40,6 +42,20 @@ def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None
         if config.report_budget and is_main_process():
             report(plan, finetuned, say)
     return finetuned
+
+
+def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
+    """Print a few training examples with what is trained and what is masked told apart."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    how = "green is trained, grey is masked" if colour else "what stands in ⟦…⟧ is trained, the rest is masked"
+    for number, encoded in enumerate(plan.train.examples[:count], 1):
+        say(f"\nexample {number} (row {encoded.row}, {len(encoded)} tokens, {encoded.n_trained} trained; {how}):")
+        if colour:
+            from rich.console import Console
+
+            Console().print(preview(plan.tokenizer, encoded))
+        else:
+            say(plain_preview(plan.tokenizer, encoded))
 
 
 def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:

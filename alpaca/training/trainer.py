@@ -98,7 +98,8 @@ class PackedTrainer(Trainer):
             with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(batch.bounds[-1]):
                 loss = model(**batch.inputs(self.args.device))
                 rows = [self.row_names[index] for index in pack]
-                self._check_finite(loss, rows, f"the loss became {{}} at step {self.state.global_step + 1}")
+                what = f"the loss became {{}} at step {self.state.global_step + 1}"
+                self._check_finite(loss, rows, what, " That step was not applied.")
                 self.accelerator.backward(loss * weight)
             total += loss.detach()
         self.tokens_since_log += step.tokens
@@ -110,10 +111,10 @@ class PackedTrainer(Trainer):
     def _gradients_stay_here(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext() if last else self.accelerator.no_sync(model)
 
-    def _check_finite(self, loss: Tensor, rows: Sequence[str], what: str) -> None:
+    def _check_finite(self, loss: Tensor, rows: Sequence[str], what: str, so: str = "") -> None:
         if not torch.isfinite(loss):
             raise NonFiniteLoss(
-                f"{what.format(loss.item())}, in the micro-batch of rows {', '.join(rows)}. Nothing came of that step. "
+                f"{what.format(loss.item())}, in the micro-batch of rows {', '.join(rows)}.{so} "
                 "Look at those rows, lower --learning_rate, or try --quantization fp32"
             )
 
@@ -122,7 +123,7 @@ class PackedTrainer(Trainer):
         if not torch.isfinite(torch.as_tensor(norm)):
             raise NonFiniteLoss(
                 f"the gradient became {float(norm)} at step {self.state.global_step + 1}, though its loss is finite. "
-                "Nothing of this step was applied. Lower --learning_rate, or try --quantization fp32"
+                "That step was not applied. Lower --learning_rate, or try --quantization fp32"
             )
         return norm
 
@@ -220,7 +221,7 @@ class PackedTrainer(Trainer):
         if self.state.best_model_checkpoint is None:
             return
         best = Path(self.state.best_model_checkpoint)
-        if not best.is_dir() and self.last_loaded is not None:  # its folder was moved since training went on from it
+        if not best.is_dir() and self.last_loaded is not None:  # its folder was moved since it was resumed from
             best = self.last_loaded.parent / best.name
         self._load_from_checkpoint(str(best))
 

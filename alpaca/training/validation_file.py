@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alpaca.data.columns import parse_columns
 from alpaca.data.reader import read_examples
 from alpaca.errors import DataError, NoRowsLeft
 from alpaca.prompts.encode import Encoded, encode_examples
@@ -19,22 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ValidationFile:
-    """The rows of --val_data_path as tokens. `trained`: how many of them are training rows as well."""
+    """The rows of --val_data_path as tokens. `left_out`: rows of which nothing fits; `trained`: how many rows are
+    training rows as well."""
 
     source: str
     examples: list[Encoded]
-    too_long: int
+    left_out: int
     trained: int
 
     @property
     def name(self) -> str:
         return Path(self.source).name
 
+    @property
+    def rows(self) -> int:
+        """How many rows are measured; one may have become several examples."""
+        return len({example.row for example in self.examples})
+
     def line(self) -> str:
         """For people."""
-        too_long = f"; {self.too_long} more do not fit in cutoff_len" if self.too_long else ""
+        left_out = f"; {self.left_out} more do not fit in cutoff_len or the template" if self.left_out else ""
         trained = f"; {self.trained} of them are training rows too, so its loss flatters" if self.trained else ""
-        return f"{len(self.examples)} rows of {self.name}, measured apart{too_long}{trained}"
+        return f"{self.rows} rows of {self.name}, measured apart{left_out}{trained}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,9 @@ def read_validation_file(
     """
     if not config.val_data_path:
         return None
+    columns = parse_columns(config.columns)
     try:
-        rows = read_examples(config.val_data_path, skip_bad_rows=config.skip_bad_rows).examples
+        rows = read_examples(config.val_data_path, columns=columns, skip_bad_rows=config.skip_bad_rows).examples
     except DataError as error:
         raise type(error)(f"val_data_path: {error.message}") from None
     encoded: Any = encode_examples(tokenizer, template, rows, cutoff_len=cutoff)
@@ -74,4 +82,5 @@ def read_validation_file(
             f"val_data_path: none of the {len(rows)} rows of {config.val_data_path} fits in cutoff_len {cutoff}"
         )
     trained = sum(row.key() in training_rows for row in rows)
-    return ValidationFile(config.val_data_path, encoded.examples, len(rows) - len(encoded.examples), trained)
+    left_out = len(rows) - len({example.row for example in encoded.examples})
+    return ValidationFile(config.val_data_path, encoded.examples, left_out, trained)

@@ -1,4 +1,4 @@
-"""A base by URL and checksum: fetched once by whoever is first, gone on with after any end, never taken half."""
+"""A base by URL and checksum: fetched once by whoever is first, resumed after any end, never taken half."""
 
 from __future__ import annotations
 
@@ -502,7 +502,7 @@ def test_of_two_processes_one_fetches_and_the_other_waits(store: Store, cache: P
         with child(store.url()) as second:
             assert second.stdout is not None
             waiting = second.stdout.readline()
-            store.go_on.set()  # the first is dropped now and goes on
+            store.go_on.set()  # the first is dropped now and is resumed
             outputs = [process.communicate(timeout=60)[0] for process in (first, second)]
     assert re.match(rf"another process fetches this base into {home(cache)} \(1 MB so far\): waiting for it", waiting)
     assert first.returncode == second.returncode == 0

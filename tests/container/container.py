@@ -104,7 +104,7 @@ class Container:
         return int(docker("inspect", "--format", "{{.RestartCount}}", self.id))
 
     def stop(self, seconds: int = 30) -> int:
-        """`docker stop`: SIGTERM, and SIGKILL after so many seconds. The exit status (137 where it was killed)."""
+        """`docker stop`: SIGTERM, and SIGKILL after `seconds`. The exit status (137 where it was killed)."""
         docker("stop", "--time", str(seconds), self.id)
         return int(self.state()["ExitCode"])
 

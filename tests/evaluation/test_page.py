@@ -45,7 +45,7 @@ class Checker(HTMLParser):
 
 def findings(found: Measured, history: History = HISTORY, data: DataFacts | None = None) -> Findings:
     run = RunFacts(HOSTILE, "f", "chat", "fp32", 1000, 10, "2026-01-01", {"lora_r": [HOSTILE]}, {"torch": HOSTILE},
-                   2, 10.0, 1000, 10**9, 4e6, None)  # fmt: skip
+                   2, 10.0, 1000, 10**9, 4e6)  # fmt: skip
     data = data or DataFacts(HOSTILE, {"train": 20}, 0.0, 20, 1, 2, {"English": 20}, [10, 20, 30])
     pictures = {
         "scale": draw_sweep(found.sweep) if found.sweep else None,

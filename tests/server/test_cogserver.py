@@ -199,7 +199,7 @@ def test_a_signal_ends_the_server_and_its_worker(project: Path, signal_number: s
     ("given", "said"),
     [
         (["--port", "{taken}"], "port {taken} is in use"),
-        (["--port", "99999"], "port 99999 is none"),
+        (["--port", "99999"], "port 99999 is not a port"),
         (["--host", "no-such-host.invalid"], "nothing can listen on no-such-host.invalid"),
     ],
 )

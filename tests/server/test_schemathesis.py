@@ -48,7 +48,7 @@ RIGHT_AND_WRONG = pytest.mark.parametrize(
 
 
 def exchange(server: Server, mode: GenerationMode, examples: int, likely: dict[str, Any]) -> list[Response]:
-    """Send so many requests and return the answers; each is checked against the schema.
+    """Send `examples` requests and return the answers; each is checked against the schema.
 
     Half of the right ones have `likely` for inputs, beside such as need no other to make sense: work comes of those.
     """

@@ -76,7 +76,7 @@ def inputs(prompt: str, adapter: str, scale: float, max_tokens: int, n: int, tem
 
 @dataclass(eq=False)
 class Client:
-    """A request, what it should be answered, and what came."""
+    """A request, the answers it should get, and the chunks it got."""
 
     stream: Stream
     expected: tuple[str, ...]

@@ -91,7 +91,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(
 
 
 def test_killed_twice_with_dropout(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
-    """Dropout draws from the random state, which must go on where it was."""
+    """Dropout draws from the random state, which must continue where it was."""
     changes = LONG | {"lora_dropout": 0.2}
     config = settings(tiny_base, rows, tmp_path / "out", **changes, resume_from_checkpoint="auto")
     assert kill_at(config, there("checkpoint-4")) == -signal.SIGKILL
@@ -142,7 +142,7 @@ def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: P
     assert leftovers(output) == []
 
 
-# --- from where a run goes on -------------------------------------------------------------------------------------
+# --- what a run is resumed from ------------------------------------------------------------------------------------
 @pytest.fixture
 def finished(whole: FinetuneConfig, tmp_path: Path) -> Path:
     """A copy of the whole run's folder."""

@@ -111,7 +111,7 @@ def test_a_job_whose_checkpoint_is_damaged_begins_anew(
     (folder / "alpaca.json").unlink()
     (folder / "checkpoint-3").mkdir()
     assert members(run_job(values, tmp_path))[WEIGHTS] == whole
-    assert "The job begins anew" in capsys.readouterr().out
+    assert "The job starts over" in capsys.readouterr().out
 
 
 def test_a_job_that_another_server_trains_is_refused(values: dict[str, Any], kept: Path, tmp_path: Path) -> None:

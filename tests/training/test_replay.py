@@ -1,4 +1,4 @@
-"""Replay: how many general rows, which, and when; the run stays one that can be repeated and gone on with."""
+"""Replay: how many general rows, which, and when; the run stays one that can be repeated and resumed."""
 
 from __future__ import annotations
 

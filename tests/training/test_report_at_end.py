@@ -44,6 +44,16 @@ def test_the_archive_takes_the_report_along(reported: tuple[Path, list[str]], tm
     assert not [name for name in packed if "checkpoint" in name]
 
 
+def test_rows_with_columns_of_other_names_are_read_again(tiny_base: Path, tmp_path: Path) -> None:
+    given = [{"Frage": row["instruction"], "Antwort": row["output"]} for row in make_rows(24)]
+    rows = write_rows(tmp_path / "fragen.jsonl", given)
+    columns = "Frage=instruction,Antwort=output"
+    lines = train(settings(tiny_base, rows, tmp_path / "out", columns=columns, report_budget=0.05))
+    assert not any(line.startswith("warning") for line in lines)
+    report = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert report["domain"]["rows"] == 4
+
+
 def test_without_a_budget_there_is_none(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     lines = train(settings(tiny_base, rows, tmp_path / "out"))
     assert [path.name for path in (tmp_path / "out" / "report").iterdir()] == ["training.json"]

@@ -41,6 +41,20 @@ def test_it_changes_nothing_of_what_is_trained(tiny_base: Path, rows: Path, othe
     assert card is not None and "validation_file" not in card.losses
 
 
+def test_its_columns_have_the_names_of_the_training_rows(tiny_base: Path, tmp_path: Path) -> None:
+    given = [{"Frage": row["instruction"], "Antwort": row["output"]} for row in make_rows(40)]
+    rows, others = write_rows(tmp_path / "a.jsonl", given[:30]), write_rows(tmp_path / "b.jsonl", given[30:])
+    columns = {"columns": "Frage=instruction,Antwort=output", "val_data_path": str(others), "dry_run": True}
+    said = train(settings(tiny_base, rows, tmp_path / "adapter", **columns))
+    assert any(line.endswith("10 rows of b.jsonl, measured apart") for line in said)
+
+
+def test_rows_are_counted_and_not_the_pieces_they_are_cut_into(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+    texts = write_rows(tmp_path / "texts.jsonl", [{"text": "the alpaca eats hay " * 100}, {"text": "hay"}])
+    said = train(settings(tiny_base, rows, tmp_path / "a", val_data_path=str(texts), cutoff_len=64, dry_run=True))
+    assert any(line.endswith("2 rows of texts.jsonl, measured apart") for line in said)
+
+
 def test_it_may_be_the_only_validation(tiny_base: Path, rows: Path, others: Path, tmp_path: Path) -> None:
     said = train(settings(tiny_base, rows, tmp_path / "adapter", val_data_path=str(others), val_set_size=0))
     assert [line.rpartition(", on ")[2] for line in said if line.startswith("loss ")] == ["10 rows of others.jsonl"]

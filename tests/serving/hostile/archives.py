@@ -157,7 +157,7 @@ def chain_of_long_names(path: Path) -> None:
 
 
 def endless_sparse_map(path: Path) -> None:
-    """A sparse file whose map goes on, 21 pieces in each block of 512 bytes: 30 MB of entries from a small file."""
+    """A sparse file whose map continues, 21 pieces in each block of 512 bytes: 30 MB of entries from a small file."""
     first = bytearray(block(tarfile.GNUTYPE_SPARSE, 0, WEIGHTS))
     first[482] = 1
     first[148:156] = b" " * 8
