@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from alpaca.data.scan import Scan, has_blank_output
+from alpaca.data.rows import has_blank_answer, to_row
+from alpaca.data.scan import Scan
 from alpaca.data.suspicions import CONTROL, no_input, placeholder, stripped
 from alpaca.files import written_aside
-from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.example import Example
 from alpaca.words import counted, joined, plural
 
 MOST_DROPPED = 0.1  # share of the rows that may go without a word at the top
@@ -74,14 +74,15 @@ def mend(scan: Scan) -> Mended:
 
 
 def write_rows(examples: Sequence[Example], target: Path) -> None:
-    """Write a .jsonl file: {instruction, input, output}, or {messages} for several turns or a system text."""
+    """Write a .jsonl file: {instruction, input, output}, or {messages} for several turns, a system text or tools."""
     with written_aside(target) as aside, aside.open("w", encoding="utf-8", newline="\n") as handle:
         for example in examples:
-            handle.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
+            handle.write(json.dumps(to_row(example), ensure_ascii=False) + "\n")
 
 
 def _why_dropped(example: Example, keys: set[str]) -> str | None:
-    if has_blank_output(example) or not (example.raw or all(turn.instruction for turn in example.turns)):
+    unasked = not example.raw and not all(turn.instruction or turn.results for turn in example.turns)
+    if unasked or has_blank_answer(example):
         return "blank"
     if any(placeholder(turn) for turn in example.turns):
         return "placeholder_output"
@@ -105,23 +106,12 @@ def _clean(example: Example) -> tuple[Example, list[str]]:
 
     turns = []
     for turn in example.turns:
-        made = Turn(clean(turn.instruction), clean(turn.input), clean(turn.output or ""))
+        made = replace(
+            turn, instruction=clean(turn.instruction), input=clean(turn.input), output=clean(turn.output or "")
+        )
         if no_input(made):
             made = replace(made, input="")
             changes.add("no_input")
         turns.append(made)
     made_of = replace(example, turns=tuple(turns), system=clean(example.system))
     return made_of, [kind for kind in KINDS if kind in changes]
-
-
-def _row(example: Example) -> dict[str, Any]:
-    if example.raw:
-        return {"text": example.turns[0].output}
-    if len(example.turns) == 1 and not example.system:
-        turn = example.turns[0]
-        return {"instruction": turn.instruction, "input": turn.input, "output": turn.output}
-    messages = [{"role": "system", "content": example.system}] if example.system else []
-    for turn in example.turns:
-        asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": turn.output or ""}]
-    return {"messages": messages}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from datetime import date
@@ -11,9 +12,10 @@ from typing import Any
 
 from alpaca.errors import BadMessages, BadTemplate
 from alpaca.prompts.control import answer_tags, any_of, control_tokens
-from alpaca.prompts.example import Example, Turn
-from alpaca.prompts.marks import Marks
+from alpaca.prompts.example import Example
+from alpaca.prompts.marks import USUAL, Marks
 from alpaca.prompts.template import Segment
+from alpaca.prompts.tool_form import Pieces, ToolForm, changed, find_tool_form, pinned_ends
 from alpaca.prompts.turn_end import Message, TurnEnd, find_turn_end
 
 DATE = date(2024, 7, 26)
@@ -56,21 +58,21 @@ class ChatTemplate:
         """The conversation rendered once, and split where its answers begin and end.
 
         An answer that the template writes in another way than where a model would write it stays part of the prompt.
+        Raises BadMessages where the template refuses the conversation or leaves out what its tools say.
         """
         marks = Marks.unused(example)
-        messages = self._messages(example, marks)
-        output = example.turns[-1].output
-        asked = messages if output is None else messages[:-1]
-        prompt = self._render(asked, example.row, ask=True)
+        asked = example.awaiting()
+        prompt = self._rendered(asked, marks)
+        if example.uses_tools:
+            self._refuse_what_is_left_out(example, marks)
         segments: list[Segment] = []
         done = 0
-        for start, end in self._answers(example, asked, prompt, marks):
+        for start, end in self._answers(asked, prompt, marks):
             segments += (marks.segment(prompt[done:start], False), marks.segment(prompt[start:end], True))
             done = end
         segments.append(marks.segment(prompt[done:], False))
-        if output is not None:
-            whole = self._render(messages, example.row, ask=False)
-            rest = self._continued(prompt, whole, messages[-1]["content"], example)
+        if example.turns[-1].output is not None:
+            rest = self._continued(prompt, self._rendered(example, marks), example, marks)
             ended = self._end_in(rest, marks)
             segments.append(marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True))
         return segments
@@ -88,29 +90,41 @@ class ChatTemplate:
     @cached_property
     def _end(self) -> TurnEnd:
         def render(messages: list[Message], ask: bool) -> str:
-            return self._render(messages, 0, ask=ask)
+            return self._render(messages, None, 0, ask=ask)
 
         return find_turn_end(render, self._control, self.tokenizer.bos_token or "")
 
-    def _messages(self, example: Example, marks: Marks) -> list[Message]:
-        """The example in chat form, with marks around every control token's spelling."""
-        messages = [{"role": "system", "content": example.system}] if example.system.strip() else []
-        for turn in example.turns:
-            messages.append({"role": "user", "content": _question(turn)})
-            if turn.output is not None:
-                messages.append({"role": "assistant", "content": turn.output})
-        for message in messages:
-            spellings = self._control_in_answers if message["role"] == "assistant" else self._control
-            message["content"] = marks.around(spellings, message["content"])
-        return messages
+    @cached_property
+    def _tool_form(self) -> ToolForm:
+        return find_tool_form(lambda example, form: self._rendered(example, USUAL, form))
 
-    def _render(self, messages: list[Message], row: int, *, ask: bool) -> str:
+    # --- rendering ---
+    def _rendered(self, example: Example, marks: Marks, form: ToolForm | None = None) -> str:
+        """The conversation as the template writes it, with marks around every control token's spelling."""
+
+        def mark(text: str) -> str:
+            return marks.around(self._control, text)
+
+        messages = example.messages()
+        for number, message in enumerate(messages):
+            answers = message["role"] == "assistant"
+            message["content"] = marks.around(
+                self._control_in_answers if answers else self._control, message["content"]
+            )
+            message |= {name: mark(message[name]) for name in ("name", "tool_call_id") if name in message}
+            if "tool_calls" in message:
+                messages[number] = (form or self._tool_form).message(message, mark)
+        tools = changed(json.loads(example.tools), mark) if example.tools else None
+        return self._render(messages, tools, example.row, ask=example.turns[-1].output is None)
+
+    def _render(self, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
         import jinja2
 
         where = f"row {row}: " if row else ""
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
+                tools=tools,
                 chat_template=self._dateless,
                 tokenize=False,
                 add_generation_prompt=ask,
@@ -122,30 +136,35 @@ class ChatTemplate:
             raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {error}") from error
         return str(text)
 
+    def _refuse_what_is_left_out(self, example: Example, marks: Marks) -> None:
+        pieces = Pieces(marks)
+        if left_out := pieces.left_out(self._rendered(pieces.pinned(example), marks)):
+            where = f"row {example.row}: " if example.row else ""
+            raise BadMessages(
+                f"{where}the base's chat template leaves out {left_out}; take a base whose template writes tools"
+            )
+
     # --- earlier answers ---
-    def _answers(self, example: Example, asked: list[Message], prompt: str, marks: Marks) -> list[tuple[int, int]]:
+    def _answers(self, asked: Example, prompt: str, marks: Marks) -> list[tuple[int, int]]:
         """Where earlier answers stand in `prompt`, those that are written as the model would write them.
 
         The conversation is rendered a second time with a pin at the end of every text, so that the work grows with
         the length of the conversation and not with its square.
         """
-        if len(example.turns) == 1:
+        if len(asked.turns) == 1:
             return []
-        pinned = [
-            message if message["role"] == "system" else {**message, "content": marks.pinned(message["content"])}
-            for message in asked
-        ]
-        stretches = self._render(pinned, example.row, ask=True).split(marks.pin)
-        if len(stretches) != 2 * len(example.turns) or "".join(stretches) != prompt:
+        stretches = self._rendered(pinned_ends(asked, marks), marks).split(marks.pin)
+        if len(stretches) != 2 * len(asked.turns) or "".join(stretches) != prompt:
             return []
         found: list[tuple[int, int]] = []
         at = 0
-        for number, turn in enumerate(example.turns[:-1]):
+        for number, turn in enumerate(asked.turns[:-1]):
             before, answer, after = stretches[2 * number : 2 * number + 3]
             at += len(before)
-            start = _skip(answer, _question(turn), self._end.before)
+            question = turn.results[-1].content if turn.results else turn.question
+            start = _skip(answer, question, self._tool_form.before if turn.results else self._end.before)
             end = self._end_in(after, marks)
-            if not self._end.token:
+            if not self._end.token and not turn.calls:
                 end = _skip(after, turn.output or "", self._end.after)
             if start is not None and end is not None:
                 found.append((at + start, at + len(answer) + end))
@@ -159,23 +178,20 @@ class ChatTemplate:
         return None if at < 0 else at + len(token)
 
     # --- the last answer ---
-    def _continued(self, prompt: str, whole: str, output: str, example: Example) -> str:
+    def _continued(self, prompt: str, whole: str, example: Example, marks: Marks) -> str:
         """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate."""
         if whole.startswith(prompt):
             return whole[len(prompt) :]
         opened = OPENED.search(prompt)
         if opened is None or not whole.startswith(prompt[: opened.start()]):
             raise _rewritten(prompt, whole, example)
+        output = marks.around(self._control_in_answers, example.turns[-1].output or "")
         return _with_thoughts(whole[opened.start() :], output, opened[1])
 
 
 def template_hash(text: str) -> str:
     """SHA-256 of a chat template, in hex: what an adapter's card knows it by."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _question(turn: Turn) -> str:
-    return f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
 
 
 def _skip(text: str, before: str, wanted: str) -> int | None:

@@ -20,7 +20,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def unused(cls, example: Example) -> Marks:
-        said = texts(example)
+        said = example.texts
         if not any(mark in text for mark in USUAL for text in said):
             return USUAL
         used = set().union(*said)
@@ -34,9 +34,10 @@ class Marks(NamedTuple):
         """`text` with marks around each of the spellings in it."""
         return spellings.sub(rf"{self.open}\g<0>{self.close}", text)
 
-    def pinned(self, text: str) -> str:
+    def pinned(self, text: str, pin: str = "") -> str:
+        """`text` with a pin at its end, before the blanks there."""
         bare = text.rstrip()
-        return f"{bare}{self.pin}{text[len(bare) :]}"
+        return f"{bare}{pin or self.pin}{text[len(bare) :]}"
 
     def find_own(self, token: str, text: str) -> int:
         """Where the template itself wrote `token`, or -1."""
@@ -61,11 +62,3 @@ class Marks(NamedTuple):
 
 
 USUAL = Marks("\ue000", "\ue001", "\ue002")
-
-
-def texts(example: Example) -> list[str]:
-    """All texts of an example."""
-    found = [example.system]
-    for turn in example.turns:
-        found += (turn.instruction, turn.input, turn.output or "")
-    return found
