@@ -29,6 +29,14 @@ KINDS = {
     "extra_fields": "left out: fields that training does not read",
 }
 
+# The kinds that drop a row, as one and as several are called.
+DROPPED = {
+    "faulty": ("faulty", "faulty"),
+    "blank": ("with a blank question or answer", "with a blank question or answer"),
+    "placeholder_output": ("output such as N/A", "outputs such as N/A"),
+    "exact_duplicate": ("exact copy of an earlier row", "exact copies of earlier rows"),
+}
+
 
 @dataclass(slots=True)
 class Mended:
@@ -39,12 +47,11 @@ class Mended:
 
     def loss(self, scan: Scan) -> str:
         """What to say first where over a tenth of the rows is dropped; else nothing."""
-        dropped = {kind: rows for kind, rows in self.done.items() if rows and KINDS[kind].startswith("dropped: ")}
+        dropped = {kind: self.done[kind] for kind in DROPPED if self.done[kind]}
         count = sum(map(len, dropped.values()))
         if count <= MOST_DROPPED * scan.rows_read:
             return ""
-        reasons = {kind: KINDS[kind].removeprefix("dropped: ").partition(",")[0] for kind in dropped}
-        why = joined(f"{len(rows)} {reasons[kind]}" for kind, rows in dropped.items())
+        why = joined(plural(len(rows), *DROPPED[kind]) for kind, rows in dropped.items())
         return f"--fix drops {count} of {plural(scan.rows_read, 'row')}, more than a tenth: {why}."
 
     def lines(self) -> list[str]:

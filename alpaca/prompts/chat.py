@@ -17,9 +17,11 @@ from alpaca.prompts.marks import USUAL, Marks
 from alpaca.prompts.template import Segment
 from alpaca.prompts.tool_form import Pieces, ToolForm, changed, find_tool_form, pinned_ends
 from alpaca.prompts.turn_end import Message, TurnEnd, find_turn_end
+from alpaca.words import shown
 
 DATE = date(2024, 7, 26)
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
+MOST_SAID = 300  # characters of a template's own error
 OPENED = re.compile(r"<(\w+)>\s*\Z")  # a tag, such as <think>, at the end of a prompt
 
 
@@ -74,7 +76,10 @@ class ChatTemplate:
         if example.turns[-1].output is not None:
             rest = self._continued(prompt, self._rendered(example, marks), example, marks)
             ended = self._end_in(rest, marks)
-            segments.append(marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True))
+            answer = marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True)
+            if not answer.text.removesuffix(self._end.token).strip() and not example.turns[-1].is_blank:
+                raise BadMessages(f"{_where(example.row)}the base's chat template leaves out the answer")
+            segments.append(answer)
         return segments
 
     def conversations(self, example: Example) -> list[list[Segment]]:
@@ -120,7 +125,7 @@ class ChatTemplate:
     def _render(self, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
         import jinja2
 
-        where = f"row {row}: " if row else ""
+        where = _where(row)
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
@@ -131,15 +136,16 @@ class ChatTemplate:
                 date_string=f"{DATE:%d %b %Y}",
             )
         except Exception as error:  # a chat template is a program of its author's and can raise anything
+            said = shown(str(error), MOST_SAID)
             if type(error) is jinja2.TemplateError:  # the template's own raise_exception()
-                raise BadMessages(f"{where}the base's chat template refuses this conversation: {error}") from error
-            raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {error}") from error
+                raise BadMessages(f"{where}the base's chat template refuses this conversation: {said}") from error
+            raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {said}") from error
         return str(text)
 
     def _refuse_what_is_left_out(self, example: Example, marks: Marks) -> None:
         pieces = Pieces(marks)
         if left_out := pieces.left_out(self._rendered(pieces.pinned(example), marks)):
-            where = f"row {example.row}: " if example.row else ""
+            where = _where(example.row)
             raise BadMessages(
                 f"{where}the base's chat template leaves out {left_out}; take a base whose template writes tools"
             )
@@ -194,6 +200,10 @@ def template_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def _where(row: int) -> str:
+    return f"row {row}: " if row else ""
+
+
 def _skip(text: str, before: str, wanted: str) -> int | None:
     """How far `wanted` reaches at the beginning of `text`, perhaps after the blanks that `before` ends with."""
     blanks = before[len(before.rstrip()) :]
@@ -215,10 +225,10 @@ def _with_thoughts(answer: str, output: str, tag: str) -> str:
 
 
 def _rewritten(prompt: str, whole: str, example: Example) -> BadTemplate:
-    where = f"row {example.row}: " if example.row else ""
     at = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
     near = slice(max(0, at - 10), at + 30)
     return BadTemplate(
-        f"{where}the base's chat template rewrites the prompt once the answer is there, so what is trained would not "
-        f"be what is served: {prompt[near]!r} becomes {whole[near]!r}. Choose another template (alpaca)"
+        f"{_where(example.row)}the base's chat template rewrites the prompt once the answer is there, so what is "
+        f"trained would not be what is served: {prompt[near]!r} becomes {whole[near]!r}. "
+        "Choose another template (alpaca)"
     )

@@ -11,7 +11,7 @@ from alpaca.prompts.turn import Call, text_problem
 from alpaca.words import names, type_name
 
 MOST_NESTED = 64  # levels of a JSON value; schemas have about ten
-NO_TOOLS: tuple[Any, ...] = (None, "", "[]", [], {})
+NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 def read_calls(message: Mapping[str, Any], where: str) -> tuple[Call, ...]:
@@ -21,10 +21,9 @@ def read_calls(message: Mapping[str, Any], where: str) -> tuple[Call, ...]:
     """
     calls: list[Call] = []
     for field in ("tool_calls", "function_call"):
-        found = message.get(field)
-        if found in NO_TOOLS:
+        found = _parsed(message.get(field), f"{where}: '{field}'")
+        if found in NOTHING:
             continue
-        found = _parsed(found, f"{where}: '{field}'")
         for number, call in enumerate(found if isinstance(found, list | tuple) else [found], 1):
             calls.append(_call(call, f"{where}: '{field}' {number}"))
     return tuple(calls)
@@ -35,9 +34,9 @@ def read_tools(value: object) -> str:
 
     `value`: a list of them or JSON as text; a schema may be the function alone.
     """
-    if value in NO_TOOLS:
-        return ""
     found = _parsed(value, "")
+    if found in NOTHING:
+        return ""
     schemas = []
     for number, tool in enumerate(found if isinstance(found, list | tuple) else [found], 1):
         if not isinstance(tool, Mapping):
@@ -56,7 +55,8 @@ def _call(call: object, where: str) -> Call:
     function: Any = call["function"] if isinstance(call.get("function"), Mapping) else call
     name = _name(function, where)
     given = function.get("arguments", function.get("parameters"))
-    arguments = {} if given in (None, "") else _parsed(given, f"{where}: 'arguments'")
+    arguments = _parsed(given, f"{where}: 'arguments'")
+    arguments = {} if arguments is None else arguments
     if not isinstance(arguments, Mapping):
         raise BadMessages(f"{where}: 'arguments' is {type_name(arguments)}, not an object")
     call_id = call.get("id")
@@ -75,8 +75,8 @@ def _name(function: Mapping[str, Any], where: str) -> str:
 
 
 def _parsed(value: object, where: str) -> Any:
-    if not isinstance(value, str):
-        return value
+    if not isinstance(value, str) or not value.strip():
+        return None if isinstance(value, str) else value
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
