@@ -21,7 +21,7 @@ BINS = 14
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """So many rows have a length from `start` to below `end`; the last bin has no end."""
+    """The number of rows with a length from `start` to below `end`; the last bin has no end."""
 
     start: int
     end: int | None

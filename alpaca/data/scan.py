@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpaca.data.reader import open_rows
 from alpaca.data.report import Fault
@@ -56,12 +56,11 @@ def scan_rows(source: str, columns: Mapping[str, str] | None = None) -> Scan:
             scan.faults += [Fault(source, number, name, problem) for name, problem in example]
             continue
         scan.examples.append(example)
-        if isinstance(row, Mapping):
-            _note_shape(scan, row, example)
+        _note_shape(scan, row, example)
     return scan
 
 
-def _note_shape(scan: Scan, row: Mapping[str, Any], example: Example) -> None:
+def _note_shape(scan: Scan, row: object, example: Example) -> None:
     shape = shape_of(row)
     scan.shapes[shape.name] += 1
     if shape.name not in to_row(example):

@@ -15,7 +15,7 @@ from alpaca.prompts.control import answer_tags, any_of, control_tokens
 from alpaca.prompts.example import Example
 from alpaca.prompts.marks import USUAL, Marks
 from alpaca.prompts.template import Segment
-from alpaca.prompts.tool_form import Pieces, ToolForm, changed, find_tool_form, pinned_ends
+from alpaca.prompts.tool_form import PROBE, TOOLS, Pieces, ToolForm, changed, find_tool_form
 from alpaca.prompts.turn_end import Message, TurnEnd, find_turn_end
 from alpaca.words import shown
 
@@ -41,12 +41,13 @@ class ChatTemplate:
             raise BadTemplate("this base's tokenizer has no chat template; choose another template, such as 'alpaca'")
         try:
             self.jinja: str = tokenizer.get_chat_template()
+            with_tools: str = tokenizer.get_chat_template(tools=[])
         except ValueError as error:
             raise BadTemplate(f"the base's chat template can't be used: {error}") from error
         self._ids = control_tokens(tokenizer)
         self._control = any_of(self._ids)
         self._control_in_answers = any_of(self._ids.keys() - answer_tags(tokenizer))
-        self._dateless = TODAY.sub(lambda found: repr(DATE.strftime(found[2])), self.jinja)
+        self._dateless, self._dateless_with_tools = map(_dateless, (self.jinja, with_tools))
 
     @property
     def turn_end(self) -> int | None:
@@ -95,13 +96,20 @@ class ChatTemplate:
     @cached_property
     def _end(self) -> TurnEnd:
         def render(messages: list[Message], ask: bool) -> str:
-            return self._render(messages, None, 0, ask=ask)
+            return self._render(self._dateless, messages, None, 0, ask=ask)
 
         return find_turn_end(render, self._control, self.tokenizer.bos_token or "")
 
     @cached_property
-    def _tool_form(self) -> ToolForm:
-        return find_tool_form(lambda example, form: self._rendered(example, USUAL, form))
+    def _tool_forms(self) -> dict[bool, ToolForm]:
+        """The form without schemas, and with: tokenizers may have a template of its own for these."""
+
+        def render(example: Example, form: ToolForm) -> str:
+            return self._rendered(example, USUAL, form)
+
+        return {
+            listed: find_tool_form(render, replace(PROBE, tools=TOOLS if listed else "")) for listed in (False, True)
+        }
 
     # --- rendering ---
     def _rendered(self, example: Example, marks: Marks, form: ToolForm | None = None) -> str:
@@ -112,32 +120,31 @@ class ChatTemplate:
 
         messages = example.messages()
         for number, message in enumerate(messages):
-            answers = message["role"] == "assistant"
-            message["content"] = marks.around(
-                self._control_in_answers if answers else self._control, message["content"]
-            )
+            spellings = self._control_in_answers if message["role"] == "assistant" else self._control
+            message["content"] = marks.around(spellings, message["content"])
             message |= {name: mark(message[name]) for name in ("name", "tool_call_id") if name in message}
             if "tool_calls" in message:
-                messages[number] = (form or self._tool_form).message(message, mark)
+                messages[number] = (form or self._tool_forms[bool(example.tools)]).message(message, mark)
         tools = changed(json.loads(example.tools), mark) if example.tools else None
-        return self._render(messages, tools, example.row, ask=example.turns[-1].output is None)
+        jinja = self._dateless_with_tools if example.tools else self._dateless
+        return self._render(jinja, messages, tools, example.row, ask=example.turns[-1].output is None)
 
-    def _render(self, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
-        import jinja2
+    def _render(self, jinja: str, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
+        from jinja2 import TemplateError
 
         where = _where(row)
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
                 tools=tools,
-                chat_template=self._dateless,
+                chat_template=jinja,
                 tokenize=False,
                 add_generation_prompt=ask,
                 date_string=f"{DATE:%d %b %Y}",
             )
         except Exception as error:  # a chat template is a program of its author's and can raise anything
             said = shown(str(error), MOST_SAID)
-            if type(error) is jinja2.TemplateError:  # the template's own raise_exception()
+            if type(error) is TemplateError:  # the template's own raise_exception()
                 raise BadMessages(f"{where}the base's chat template refuses this conversation: {said}") from error
             raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {said}") from error
         return str(text)
@@ -159,16 +166,17 @@ class ChatTemplate:
         """
         if len(asked.turns) == 1:
             return []
-        stretches = self._rendered(pinned_ends(asked, marks), marks).split(marks.pin)
+        stretches = self._rendered(marks.ends_pinned(asked), marks).split(marks.pin)
         if len(stretches) != 2 * len(asked.turns) or "".join(stretches) != prompt:
             return []
+        behind_result = self._tool_forms[bool(asked.tools)].before if asked.uses_tools else ""
         found: list[tuple[int, int]] = []
         at = 0
         for number, turn in enumerate(asked.turns[:-1]):
             before, answer, after = stretches[2 * number : 2 * number + 3]
             at += len(before)
             question = turn.results[-1].content if turn.results else turn.question
-            start = _skip(answer, question, self._tool_form.before if turn.results else self._end.before)
+            start = _skip(answer, question, behind_result if turn.results else self._end.before)
             end = self._end_in(after, marks)
             if not self._end.token and not turn.calls:
                 end = _skip(after, turn.output or "", self._end.after)
@@ -200,6 +208,10 @@ def template_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def _dateless(jinja: str) -> str:
+    return TODAY.sub(lambda found: repr(DATE.strftime(found[2])), jinja)
+
+
 def _where(row: int) -> str:
     return f"row {row}: " if row else ""
 
@@ -211,7 +223,7 @@ def _skip(text: str, before: str, wanted: str) -> int | None:
 
 
 def _with_thoughts(answer: str, output: str, tag: str) -> str:
-    """`answer` as it goes on from a prompt that ends with the opened `tag`: its thoughts first, or none.
+    """`answer` as it follows a prompt that ends with the opened `tag`: its thoughts first, or none.
 
     The template may have left out the thoughts; then they are in the `output` that it was given.
     """

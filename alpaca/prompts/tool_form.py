@@ -21,6 +21,7 @@ PROBE = Example(
         Turn("", results=(Result(RESULT, NAME, "alpaca123"),)),
     )
 )
+TOOLS = json.dumps([{"type": "function", "function": {"name": NAME, "description": "", "parameters": {}}}])
 WRONG = (f"'{KEY}'", f'\\"{KEY}')  # an object as Python prints it, and text that was written as JSON once more
 
 
@@ -48,14 +49,14 @@ class ToolForm:
         return {"name": mark(function["name"]), "arguments": text if self.as_text else arguments}
 
 
-def find_tool_form(render: Callable[[Example, ToolForm], str]) -> ToolForm:
-    """The first form in which the template writes a call as it should be, else the usual one.
+def find_tool_form(render: Callable[[Example, ToolForm], str], probe: Example) -> ToolForm:
+    """The first form in which the template writes the call in `probe` as it should be, else the usual one.
 
     `render(example, form)` gives the prompt for the example's next answer.
     """
     for form in (ToolForm(), ToolForm(as_text=True)):
         try:
-            text = render(PROBE, form)
+            text = render(probe, form)
         except (BadMessages, BadTemplate):
             continue
         if NAME in text and KEY in text and not any(spelling in text for spelling in WRONG):
@@ -112,23 +113,3 @@ class Pieces:
     def _pin(self, text: str, said: str) -> str:
         self._said.append(said)
         return self._marks.pinned(text, f"{self._marks.pin}{len(self._said) - 1}{self._marks.pin}")
-
-
-def pinned_ends(example: Example, marks: Marks) -> Example:
-    """The example with a pin at the end of every question and of every answer: behind the name of its last call, where
-    it calls."""
-
-    def pinned(turn: Turn) -> Turn:
-        if turn.calls:
-            *calls, last = turn.calls
-            turn = replace(turn, calls=(*calls, replace(last, name=marks.pinned(last.name))))
-        elif turn.output is not None:
-            turn = replace(turn, output=marks.pinned(turn.output))
-        if turn.results:
-            *results, result = turn.results
-            return replace(turn, results=(*results, replace(result, content=marks.pinned(result.content))))
-        if turn.input.strip():
-            return replace(turn, input=marks.pinned(turn.input))
-        return replace(turn, instruction=marks.pinned(turn.instruction))
-
-    return replace(example, turns=tuple(map(pinned, example.turns)))

@@ -81,6 +81,17 @@ def test_a_template_that_wants_arguments_as_text_gets_text() -> None:
     assert text.count("⟦") == 3
 
 
+def test_a_tokenizer_may_have_a_template_of_its_own_for_tools() -> None:
+    tokenizer = TOOL_SHAPES["Qwen2.5"].tokenizer()
+    listed = talk(tools=read_tools([SCHEMA]))
+    expected = trained_texts(tokenizer, listed)
+    tokenizer.chat_template = {"default": SHAPES["Qwen2.5 base"].jinja, "tool_use": tokenizer.chat_template}
+    assert trained_texts(tokenizer, listed) == expected
+    assert "leaves out the call" in refusal(tokenizer, talk())
+    (plain,) = trained_texts(tokenizer, Example.single("a", "", "b"))
+    assert plain == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧"
+
+
 def test_several_calls_of_one_answer_and_what_is_said_before_them_are_trained() -> None:
     said = [
         {"role": "user", "content": "Warmer: Lima or Cusco?"},
