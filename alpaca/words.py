@@ -125,4 +125,5 @@ def names(fields: Iterable[object]) -> str:
     found = list(fields)
     first = [str(name)[:40] for name in found[:MAX_NAMES]]
     more = [f"{len(found) - MAX_NAMES:,} more"] if len(found) > MAX_NAMES else []
-    return ", ".join([*(name if name.isprintable() else repr(name) for name in first), *more]) or "none"
+    readable = (name if name.isprintable() and name.strip() else repr(name) for name in first)
+    return ", ".join([*readable, *more]) or "none"

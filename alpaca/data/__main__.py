@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "--json" in targets:
         from alpaca.files import written_aside
 
+        text = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
         with written_aside(targets["--json"]) as aside:
-            aside.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a character
         print(f"\nwrote {targets['--json']}")
     sys.exit(0 if fit else 1)
 

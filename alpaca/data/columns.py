@@ -9,7 +9,7 @@ from alpaca.data.files import RepeatedField
 from alpaca.errors import BadSetting
 from alpaca.words import names
 
-OURS = ("instruction", "input", "output", "system", "history", "messages", "conversations")
+OURS = ("instruction", "input", "output", "system", "history", "messages", "conversations", "tools", "text")
 # What people call them, in a few languages; only ever a suggestion.
 ALSO_CALLED = {
     "instruction": (

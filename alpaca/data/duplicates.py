@@ -61,8 +61,8 @@ def _groups(keyed: Iterable[tuple[str, int]]) -> list[list[int]]:
 
 
 def _question_and_answer(example: Example) -> tuple[str, str]:
-    asked = [example.system, *(text for turn in example.turns for text in (turn.instruction, turn.input))]
-    return _plain(asked), _plain(turn.output or "" for turn in example.turns)
+    asked = [example.system, example.tools, *(text for turn in example.turns for text in turn.given)]
+    return _plain(asked), _plain(text for turn in example.turns for text in turn.written)
 
 
 def _plain(texts: Iterable[str]) -> str:

@@ -20,7 +20,7 @@ from alpaca.errors import UnreadableFile, UnsupportedFile
 from alpaca.words import names
 
 Rows = Iterable[tuple[int, object]]
-BOM = b"\xef\xbb\xbf"
+BOM, MARK = b"\xef\xbb\xbf", "\ufeff"
 UNREAD = "(not read)"  # in place of a value of a column that nobody asked for
 SPREADSHEET = "save it as CSV UTF-8 and give that"
 ADVICE = dict.fromkeys((".gz", ".zip", ".zst", ".xz", ".bz2", ".tar"), "unpack it first")
@@ -68,7 +68,7 @@ def read_text(path: Path) -> str:
         raise UnreadableFile(f"{path}: is UTF-16; {_convert(path, 'UTF-16')}")
     start = len(BOM) if data.startswith(BOM) else 0
     try:
-        return data[start:].decode("utf-8")
+        return data[start:].decode("utf-8").lstrip(MARK)
     except UnicodeDecodeError as error:
         offset = start + error.start
         line = data.count(b"\n", 0, offset) + 1
@@ -137,6 +137,7 @@ def _lines(path: Path, text: str) -> Rows:
 def _line_rows(text: str) -> Rows:
     # Not splitlines(): that also splits at U+2028 and the like, which may stand inside a JSON string.
     for number, line in enumerate(text.split("\n"), 1):
+        line = line.lstrip(MARK)  # where files were put together, each may have brought its byte order mark
         if line.strip():
             yield number, _line(line)
 

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from alpaca.data.scan import Scan, has_blank_output
+from alpaca.data.rows import has_blank_answer, to_row
+from alpaca.data.scan import Scan
 from alpaca.data.suspicions import CONTROL, no_input, placeholder, stripped
 from alpaca.files import written_aside
-from alpaca.prompts.example import Example, Turn
+from alpaca.prompts.example import Example
 from alpaca.words import counted, joined, plural
 
 MOST_DROPPED = 0.1  # share of the rows that may go without a word at the top
@@ -29,6 +29,14 @@ KINDS = {
     "extra_fields": "left out: fields that training does not read",
 }
 
+# The kinds that drop a row, as one and as several are called.
+DROPPED = {
+    "faulty": ("faulty", "faulty"),
+    "blank": ("with a blank question or answer", "with a blank question or answer"),
+    "placeholder_output": ("output such as N/A", "outputs such as N/A"),
+    "exact_duplicate": ("exact copy of an earlier row", "exact copies of earlier rows"),
+}
+
 
 @dataclass(slots=True)
 class Mended:
@@ -39,12 +47,11 @@ class Mended:
 
     def loss(self, scan: Scan) -> str:
         """What to say first where over a tenth of the rows is dropped; else nothing."""
-        dropped = {kind: rows for kind, rows in self.done.items() if rows and KINDS[kind].startswith("dropped: ")}
+        dropped = {kind: self.done[kind] for kind in DROPPED if self.done[kind]}
         count = sum(map(len, dropped.values()))
         if count <= MOST_DROPPED * scan.rows_read:
             return ""
-        reasons = {kind: KINDS[kind].removeprefix("dropped: ").partition(",")[0] for kind in dropped}
-        why = joined(f"{len(rows)} {reasons[kind]}" for kind, rows in dropped.items())
+        why = joined(plural(len(rows), *DROPPED[kind]) for kind, rows in dropped.items())
         return f"--fix drops {count} of {plural(scan.rows_read, 'row')}, more than a tenth: {why}."
 
     def lines(self) -> list[str]:
@@ -74,14 +81,15 @@ def mend(scan: Scan) -> Mended:
 
 
 def write_rows(examples: Sequence[Example], target: Path) -> None:
-    """Write a .jsonl file: {instruction, input, output}, or {messages} for several turns or a system text."""
+    """Write a .jsonl file: {instruction, input, output}, or {messages} for several turns, a system text or tools."""
     with written_aside(target) as aside, aside.open("w", encoding="utf-8", newline="\n") as handle:
         for example in examples:
-            handle.write(json.dumps(_row(example), ensure_ascii=False) + "\n")
+            handle.write(json.dumps(to_row(example), ensure_ascii=False) + "\n")
 
 
 def _why_dropped(example: Example, keys: set[str]) -> str | None:
-    if has_blank_output(example) or not (example.raw or all(turn.instruction for turn in example.turns)):
+    unasked = not example.raw and not all(turn.instruction or turn.results for turn in example.turns)
+    if unasked or has_blank_answer(example):
         return "blank"
     if any(placeholder(turn) for turn in example.turns):
         return "placeholder_output"
@@ -105,23 +113,12 @@ def _clean(example: Example) -> tuple[Example, list[str]]:
 
     turns = []
     for turn in example.turns:
-        made = Turn(clean(turn.instruction), clean(turn.input), clean(turn.output or ""))
+        made = replace(
+            turn, instruction=clean(turn.instruction), input=clean(turn.input), output=clean(turn.output or "")
+        )
         if no_input(made):
             made = replace(made, input="")
             changes.add("no_input")
         turns.append(made)
     made_of = replace(example, turns=tuple(turns), system=clean(example.system))
     return made_of, [kind for kind in KINDS if kind in changes]
-
-
-def _row(example: Example) -> dict[str, Any]:
-    if example.raw:
-        return {"text": example.turns[0].output}
-    if len(example.turns) == 1 and not example.system:
-        turn = example.turns[0]
-        return {"instruction": turn.instruction, "input": turn.input, "output": turn.output}
-    messages = [{"role": "system", "content": example.system}] if example.system else []
-    for turn in example.turns:
-        asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
-        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": turn.output or ""}]
-    return {"messages": messages}

@@ -28,7 +28,7 @@ def split_general(rows: Sequence[Example]) -> tuple[list[Example], list[Example]
 
 def measures(row: Example) -> bool:
     """Whether the row is kept for measuring and must not be trained on."""
-    asked = [_plain(row.system), *([_plain(turn.instruction), _plain(turn.input)] for turn in row.turns)]
+    asked = [_plain(row.system), *([_plain(text) for text in turn.given] for turn in row.turns)]
     digest = hashlib.blake2b(json.dumps(asked).encode("ascii"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % ONE_IN == 0
 

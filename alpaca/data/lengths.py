@@ -21,7 +21,7 @@ BINS = 14
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """So many rows have a length from `start` to below `end`; the last bin has no end."""
+    """The number of rows with a length from `start` to below `end`; the last bin has no end."""
 
     start: int
     end: int | None
@@ -100,7 +100,9 @@ def in_characters(examples: Sequence[Example], why: str) -> Lengths:
     import numpy as np
 
     counts = [
-        len(example.system) + sum(len(turn.instruction + turn.input + (turn.output or "")) for turn in example.turns)
+        len(example.system)
+        + len(example.tools)
+        + sum(len(text) for turn in example.turns for text in (*turn.given, *turn.written))
         for example in examples
     ]
     return Lengths(np.array(counts, dtype=np.int64), "characters", why, None, [], [])

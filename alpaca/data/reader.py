@@ -17,6 +17,7 @@ from alpaca.data.shapes import FIELDS
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft, UnsupportedFile
 from alpaca.paths import as_written
 from alpaca.prompts.example import Example
+from alpaca.words import plural
 
 __all__ = ["Dataset", "Fault", "ReadReport", "read_examples", "refuse_bad_rows"]
 
@@ -106,8 +107,8 @@ def refuse_bad_rows(report: ReadReport, skip_bad_rows: bool, max_faults: int = 2
         raise NoRowsLeft(f"{report.source}: holds no rows")
     if not report.kept:
         empty = f", {report.empty_outputs} of them with an empty output" if report.empty_outputs else ""
-        why = ", none of which can be used" + (":" if faults else "")
-        raise NoRowsLeft("\n".join([f"{report.source}: {report.rows_read} rows{empty}{why}", *faults]))
+        first = f"{report.source}: {plural(report.rows_read, 'row')}{empty}, none of which can be used"
+        raise NoRowsLeft("\n".join([first + (":" if faults else ""), *faults]))
     if report.bad and not skip_bad_rows:
         raise BadRows(
             "\n".join(

@@ -1,7 +1,9 @@
-"""One row, in any of the shapes that instruction sets come in, to an example."""
+"""One row, in any of the shapes that instruction sets come in, to an example; and back."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,10 +13,18 @@ from alpaca.data.files import Broken, RepeatedField
 from alpaca.data.report import Fault, ReadReport
 from alpaca.data.shapes import CONVERSATIONS, EXPECTED, TEXT, Shape, shape_of, unread_fields
 from alpaca.errors import BadMessages
-from alpaca.prompts.example import Example, Turn, text_problem
+from alpaca.prompts.example import Example
+from alpaca.prompts.tools import read_tools
+from alpaca.prompts.turn import Turn, text_problem
 from alpaca.words import names, type_name
 
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
+# Roles of ShareGPT, LLaMA-Factory and ms-swift, by OpenAI's names. CALLS: the text is a call as JSON, or several.
+CALLS = ("function_call", "tool_call")
+SAME_ROLES = dict.fromkeys(CALLS, "assistant") | {
+    "human": "user", "gpt": "assistant", "observation": "tool", "tool_response": "tool", "function_response": "tool",
+}  # fmt: skip
+# Hermes' rows write tools as its template does, in plain text; the template would wrap what is wrapped once more.
+LISTED, WRAPPED = "<tools>", re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
 NO_INPUT = "<noinput>"
 Problem = tuple[str, str]  # field ("" for the whole row) and what is wrong with it
 PREFERENCE = (
@@ -32,7 +42,7 @@ def parse_row(row: object, number: int, report: ReadReport) -> Example | None:
         return None
     report.shapes[shape_of(row).name] += 1
     report.unread.update(unread_fields(row))
-    if not all((turn.output or "").strip() for turn in example.turns):
+    if has_blank_answer(example):
         report.empty_outputs += 1
         return None
     if says_no_input(example.turns[-1].input):
@@ -43,6 +53,20 @@ def parse_row(row: object, number: int, report: ReadReport) -> Example | None:
 
 def to_example(row: object, number: int) -> Example | list[Problem]:
     """The row as it stands, blank outputs and all, or what is wrong with it."""
+    found = _without_tools(row, number)
+    if not isinstance(found, Example) or found.raw or not isinstance(row, Mapping):
+        return found
+    if LISTED in found.system:  # the system text lists the tools already
+        return found
+    if holds_repeated_field(row.get("tools")):
+        return [("tools", "an object names a field twice")]
+    try:
+        return replace(found, tools=read_tools(row.get("tools")))
+    except BadMessages as error:
+        return [("tools", error.message)]
+
+
+def _without_tools(row: object, number: int) -> Example | list[Problem]:
     if isinstance(row, Broken):
         return [("", row.problem)]
     if not isinstance(row, Mapping):
@@ -110,16 +134,17 @@ def _history(value: Any) -> list[Turn] | str:
 
 
 def _conversation(row: Mapping[str, Any], messages: Any, field: str, number: int) -> Example | list[Problem]:
+    if holds_repeated_field(messages):
+        return [(field, "a message names a field twice")]
     if isinstance(messages, Sequence) and not isinstance(messages, str):
-        if any(isinstance(message, RepeatedField) for message in messages):
-            return [(field, "a message names a field twice")]
-        messages = [_from_sharegpt(message) for message in messages]
+        messages = [_in_usual_words(message) for message in messages]
     try:
         example = Example.from_messages(messages, row=number)
     except BadMessages as error:
         return [(field, error.message)]
     if example.turns[-1].output is None:
-        return [(field, "ends with the user; a row to train on ends with the assistant's answer")]
+        last = "a tool" if example.turns[-1].results else "the user"
+        return [(field, f"ends with {last}; a row to train on ends with the assistant's answer")]
     return _with_system(example, row.get("system"), field)
 
 
@@ -133,11 +158,36 @@ def _with_system(example: Example, system: Any, field: str) -> Example | list[Pr
     return replace(example, system=system)
 
 
-def _from_sharegpt(message: Any) -> Any:
-    if not isinstance(message, Mapping) or "from" not in message or "value" not in message or "role" in message:
+def _in_usual_words(message: Any) -> Any:
+    """A message of ShareGPT's, or one with a role that is called otherwise there, as OpenAI writes it."""
+    if not isinstance(message, Mapping):
         return message
-    role = message["from"]
-    return {"role": SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role, "content": message["value"]}
+    sharegpt = "from" in message and "value" in message and "role" not in message
+    role, text = (message["from"], message["value"]) if sharegpt else (message.get("role"), message.get("content"))
+    if not isinstance(role, str):
+        return {"role": role, "content": text} if sharegpt else message
+    usual = SAME_ROLES.get(role, role)
+    if role in CALLS:
+        return {"role": usual, "content": "", "tool_calls": text}
+    if usual == "tool" and isinstance(text, str) and (wrapped := WRAPPED.fullmatch(text)):
+        return {**message, "role": usual, "content": wrapped[1]}
+    return {"role": usual, "content": text} if sharegpt else {**message, "role": usual}
+
+
+def holds_repeated_field(value: Any) -> bool:
+    """Whether an object in the value, however deep, names a field twice."""
+    found = [value]
+    while found:
+        inner = found.pop()
+        if isinstance(inner, RepeatedField):
+            return True
+        found += inner.values() if isinstance(inner, Mapping) else inner if isinstance(inner, list) else ()
+    return False
+
+
+def has_blank_answer(example: Example) -> bool:
+    """Whether a turn has no answer to learn; such a row is left out of training."""
+    return any(turn.is_blank for turn in example.turns)
 
 
 def says_no_input(given: str) -> bool:
@@ -148,3 +198,14 @@ def says_no_input(given: str) -> bool:
 def without_input(example: Example) -> Example:
     """The example with nothing as its last turn's input."""
     return replace(example, turns=(*example.turns[:-1], replace(example.turns[-1], input="")))
+
+
+def to_row(example: Example) -> dict[str, Any]:
+    """A row that `to_example` reads as this example: {instruction, input, output} where that says all of it, {text} for
+    raw text, else {messages}, with {tools} beside it."""
+    turn = example.turns[0]
+    if example.raw:
+        return {"text": turn.output}
+    if example.is_pair:
+        return {"instruction": turn.instruction, "input": turn.input, "output": turn.output}
+    return {"messages": example.messages()} | ({"tools": json.loads(example.tools)} if example.tools else {})

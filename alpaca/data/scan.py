@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alpaca.data.reader import open_rows
 from alpaca.data.report import Fault
-from alpaca.data.rows import says_no_input, to_example, without_input
+from alpaca.data.rows import has_blank_answer, says_no_input, to_example, to_row, without_input
 from alpaca.data.shapes import shape_of, unread_fields
 from alpaca.prompts.example import Example
 
@@ -43,7 +43,7 @@ class Scan:
 
     def trainable(self) -> list[Example]:
         """The examples as training takes them: none with a blank output, `<noinput>` as no input."""
-        return [_as_trained(example) for example in self.examples if not has_blank_output(example)]
+        return [_as_trained(example) for example in self.examples if not has_blank_answer(example)]
 
 
 def scan_rows(source: str, columns: Mapping[str, str] | None = None) -> Scan:
@@ -56,28 +56,18 @@ def scan_rows(source: str, columns: Mapping[str, str] | None = None) -> Scan:
             scan.faults += [Fault(source, number, name, problem) for name, problem in example]
             continue
         scan.examples.append(example)
-        if isinstance(row, Mapping):
-            _note_shape(scan, row, example)
+        _note_shape(scan, row, example)
     return scan
 
 
-def _note_shape(scan: Scan, row: Mapping[str, Any], example: Example) -> None:
+def _note_shape(scan: Scan, row: object, example: Example) -> None:
     shape = shape_of(row)
     scan.shapes[shape.name] += 1
-    if example.raw:
-        wanted = shape.name
-    else:
-        wanted = "instruction" if len(example.turns) == 1 and not example.system.strip() else "messages"
-    if shape.name != wanted:
+    if shape.name not in to_row(example):
         scan.reshaped.append(example.row)
     if extra := unread_fields(row):
         scan.extra_fields.update(extra)
         scan.with_extra_fields.append(example.row)
-
-
-def has_blank_output(example: Example) -> bool:
-    """Whether a turn has no answer to learn; such a row is left out of training."""
-    return not all((turn.output or "").strip() for turn in example.turns)
 
 
 def _as_trained(example: Example) -> Example:

@@ -29,10 +29,10 @@ class Shape:
         return all(name in row for name in self.fields) and row[self.fields[0]] is not None
 
 
-BESIDE = ("input", "system", "history")
+BESIDE = ("input", "system", "history", "tools")
 INSTRUCTION = Shape(("instruction", "output"), BESIDE)
 PAIRS = (INSTRUCTION, Shape(("prompt", "completion"), BESIDE), Shape(("question", "answer"), BESIDE))
-CONVERSATIONS = (Shape(("messages",), ("system",)), Shape(("conversations",), ("system",)))
+CONVERSATIONS = (Shape(("messages",), ("system", "tools")), Shape(("conversations",), ("system", "tools")))
 TEXT = Shape(("text",))
 ORDER = (*CONVERSATIONS, *PAIRS, TEXT)
 SHAPES = {shape.name: shape for shape in ORDER}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from alpaca.errors import PromptTooLong
@@ -40,12 +40,12 @@ class Question:
     def prompt(self) -> str:
         """The last turn's question with its input, for people."""
         turn = self.example.turns[-1]
-        return f"{turn.instruction}\n{turn.input}".strip()
+        return "\n".join(turn.given).strip()
 
     @property
     def reference(self) -> str:
         """The answer that the row has."""
-        return self.probe.answer if self.probe else self.example.turns[-1].output or ""
+        return self.probe.answer if self.probe else "\n".join(filter(None, self.example.turns[-1].written))
 
 
 @dataclass(frozen=True)
@@ -118,9 +118,8 @@ def ask(
 
 
 def _request(question: Question, adapter: Path, scale: float) -> GenerationRequest:
-    turns = question.example.turns
     return GenerationRequest(
-        example=replace(question.example, turns=(*turns[:-1], replace(turns[-1], output=None))),
+        example=question.example.awaiting(),
         max_tokens=TOKENS[question.topic],
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],

@@ -144,10 +144,9 @@ def _own_answers(subject: Subject, asked: Sequence[Asked]) -> list[Encoded]:
     """The base's answers to general questions as rows; where one was cut, its end is not trained and not measured."""
     rows: list[Encoded] = []
     for answer in asked:
-        turns = answer.question.example.turns
         if answer.question.topic != GENERAL or not answer.base:
             continue
-        example = replace(answer.question.example, turns=(*turns[:-1], replace(turns[-1], output=answer.base)))
+        example = answer.question.example.answered(answer.base)
         for row in _encode(subject, [example])[-1:]:
             start, end = row.trained[-1]
             kept = end - 1 if answer.base_cut else end

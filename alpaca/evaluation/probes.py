@@ -18,7 +18,7 @@ from typing import Any
 from alpaca.data.files import Broken, RepeatedField, read_file
 from alpaca.data.report import Fault, ReadReport
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft
-from alpaca.prompts.example import text_problem
+from alpaca.prompts.turn import text_problem
 from alpaca.words import names, type_name
 
 KINDS = ("arithmetic", "logic", "knowledge", "format", "identity")

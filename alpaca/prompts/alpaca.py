@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca.errors import BadTemplate
+from alpaca.errors import BadMessages, BadTemplate
 from alpaca.prompts.example import Example
 from alpaca.prompts.template import Segment, fill
 from alpaca.words import names
@@ -43,6 +43,12 @@ class AlpacaTemplate:
         return (f"\n{header}",) if header[0].isalnum() else (f"\n{header}", header)
 
     def segments(self, example: Example) -> list[Segment]:
+        """Raises BadMessages for a conversation with tools, for which there is no rule."""
+        if example.uses_tools:
+            raise BadMessages(
+                f"the template '{self.name}' can't write tools, their calls and their results; "
+                "take the template chat and a base whose own template writes them"
+            )
         segments: list[Segment] = []
         for number, turn in enumerate(example.turns):
             prompt = self.prompt_input if turn.input.strip() else self.prompt_no_input

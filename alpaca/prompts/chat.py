@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import replace
 from datetime import date
@@ -11,13 +12,16 @@ from typing import Any
 
 from alpaca.errors import BadMessages, BadTemplate
 from alpaca.prompts.control import answer_tags, any_of, control_tokens
-from alpaca.prompts.example import Example, Turn
-from alpaca.prompts.marks import Marks
+from alpaca.prompts.example import Example
+from alpaca.prompts.marks import USUAL, Marks
 from alpaca.prompts.template import Segment
+from alpaca.prompts.tool_form import PROBE, TOOLS, Pieces, ToolForm, changed, find_tool_form
 from alpaca.prompts.turn_end import Message, TurnEnd, find_turn_end
+from alpaca.words import shown
 
 DATE = date(2024, 7, 26)
 TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # how a chat template asks for today's date
+MOST_SAID = 300  # characters of a template's own error
 OPENED = re.compile(r"<(\w+)>\s*\Z")  # a tag, such as <think>, at the end of a prompt
 
 
@@ -37,12 +41,13 @@ class ChatTemplate:
             raise BadTemplate("this base's tokenizer has no chat template; choose another template, such as 'alpaca'")
         try:
             self.jinja: str = tokenizer.get_chat_template()
+            with_tools: str = tokenizer.get_chat_template(tools=[])
         except ValueError as error:
             raise BadTemplate(f"the base's chat template can't be used: {error}") from error
         self._ids = control_tokens(tokenizer)
         self._control = any_of(self._ids)
         self._control_in_answers = any_of(self._ids.keys() - answer_tags(tokenizer))
-        self._dateless = TODAY.sub(lambda found: repr(DATE.strftime(found[2])), self.jinja)
+        self._dateless, self._dateless_with_tools = map(_dateless, (self.jinja, with_tools))
 
     @property
     def turn_end(self) -> int | None:
@@ -56,23 +61,26 @@ class ChatTemplate:
         """The conversation rendered once, and split where its answers begin and end.
 
         An answer that the template writes in another way than where a model would write it stays part of the prompt.
+        Raises BadMessages where the template refuses the conversation or leaves out what its tools say.
         """
         marks = Marks.unused(example)
-        messages = self._messages(example, marks)
-        output = example.turns[-1].output
-        asked = messages if output is None else messages[:-1]
-        prompt = self._render(asked, example.row, ask=True)
+        asked = example.awaiting()
+        prompt = self._rendered(asked, marks)
+        if example.uses_tools:
+            self._refuse_what_is_left_out(example, marks)
         segments: list[Segment] = []
         done = 0
-        for start, end in self._answers(example, asked, prompt, marks):
+        for start, end in self._answers(asked, prompt, marks):
             segments += (marks.segment(prompt[done:start], False), marks.segment(prompt[start:end], True))
             done = end
         segments.append(marks.segment(prompt[done:], False))
-        if output is not None:
-            whole = self._render(messages, example.row, ask=False)
-            rest = self._continued(prompt, whole, messages[-1]["content"], example)
+        if example.turns[-1].output is not None:
+            rest = self._continued(prompt, self._rendered(example, marks), example, marks)
             ended = self._end_in(rest, marks)
-            segments.append(marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True))
+            answer = marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True)
+            if not answer.text.removesuffix(self._end.token).strip() and not example.turns[-1].is_blank:
+                raise BadMessages(f"{_where(example.row)}the base's chat template leaves out the answer")
+            segments.append(answer)
         return segments
 
     def conversations(self, example: Example) -> list[list[Segment]]:
@@ -88,64 +96,89 @@ class ChatTemplate:
     @cached_property
     def _end(self) -> TurnEnd:
         def render(messages: list[Message], ask: bool) -> str:
-            return self._render(messages, 0, ask=ask)
+            return self._render(self._dateless, messages, None, 0, ask=ask)
 
         return find_turn_end(render, self._control, self.tokenizer.bos_token or "")
 
-    def _messages(self, example: Example, marks: Marks) -> list[Message]:
-        """The example in chat form, with marks around every control token's spelling."""
-        messages = [{"role": "system", "content": example.system}] if example.system.strip() else []
-        for turn in example.turns:
-            messages.append({"role": "user", "content": _question(turn)})
-            if turn.output is not None:
-                messages.append({"role": "assistant", "content": turn.output})
-        for message in messages:
+    @cached_property
+    def _tool_forms(self) -> dict[bool, ToolForm]:
+        """The form without schemas, and with: tokenizers may have a template of its own for these."""
+
+        def render(example: Example, form: ToolForm) -> str:
+            return self._rendered(example, USUAL, form)
+
+        return {
+            listed: find_tool_form(render, replace(PROBE, tools=TOOLS if listed else "")) for listed in (False, True)
+        }
+
+    # --- rendering ---
+    def _rendered(self, example: Example, marks: Marks, form: ToolForm | None = None) -> str:
+        """The conversation as the template writes it, with marks around every control token's spelling."""
+
+        def mark(text: str) -> str:
+            return marks.around(self._control, text)
+
+        messages = example.messages()
+        for number, message in enumerate(messages):
             spellings = self._control_in_answers if message["role"] == "assistant" else self._control
             message["content"] = marks.around(spellings, message["content"])
-        return messages
+            message |= {name: mark(message[name]) for name in ("name", "tool_call_id") if name in message}
+            if "tool_calls" in message:
+                messages[number] = (form or self._tool_forms[bool(example.tools)]).message(message, mark)
+        tools = changed(json.loads(example.tools), mark) if example.tools else None
+        jinja = self._dateless_with_tools if example.tools else self._dateless
+        return self._render(jinja, messages, tools, example.row, ask=example.turns[-1].output is None)
 
-    def _render(self, messages: list[Message], row: int, *, ask: bool) -> str:
-        import jinja2
+    def _render(self, jinja: str, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
+        from jinja2 import TemplateError
 
-        where = f"row {row}: " if row else ""
+        where = _where(row)
         try:
             text = self.tokenizer.apply_chat_template(
                 messages,
-                chat_template=self._dateless,
+                tools=tools,
+                chat_template=jinja,
                 tokenize=False,
                 add_generation_prompt=ask,
                 date_string=f"{DATE:%d %b %Y}",
             )
         except Exception as error:  # a chat template is a program of its author's and can raise anything
-            if type(error) is jinja2.TemplateError:  # the template's own raise_exception()
-                raise BadMessages(f"{where}the base's chat template refuses this conversation: {error}") from error
-            raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {error}") from error
+            said = shown(str(error), MOST_SAID)
+            if type(error) is TemplateError:  # the template's own raise_exception()
+                raise BadMessages(f"{where}the base's chat template refuses this conversation: {said}") from error
+            raise BadTemplate(f"{where}the base's chat template fails: {type(error).__name__}: {said}") from error
         return str(text)
 
+    def _refuse_what_is_left_out(self, example: Example, marks: Marks) -> None:
+        pieces = Pieces(marks)
+        if left_out := pieces.left_out(self._rendered(pieces.pinned(example), marks)):
+            where = _where(example.row)
+            raise BadMessages(
+                f"{where}the base's chat template leaves out {left_out}; take a base whose template writes tools"
+            )
+
     # --- earlier answers ---
-    def _answers(self, example: Example, asked: list[Message], prompt: str, marks: Marks) -> list[tuple[int, int]]:
+    def _answers(self, asked: Example, prompt: str, marks: Marks) -> list[tuple[int, int]]:
         """Where earlier answers stand in `prompt`, those that are written as the model would write them.
 
         The conversation is rendered a second time with a pin at the end of every text, so that the work grows with
         the length of the conversation and not with its square.
         """
-        if len(example.turns) == 1:
+        if len(asked.turns) == 1:
             return []
-        pinned = [
-            message if message["role"] == "system" else {**message, "content": marks.pinned(message["content"])}
-            for message in asked
-        ]
-        stretches = self._render(pinned, example.row, ask=True).split(marks.pin)
-        if len(stretches) != 2 * len(example.turns) or "".join(stretches) != prompt:
+        stretches = self._rendered(marks.ends_pinned(asked), marks).split(marks.pin)
+        if len(stretches) != 2 * len(asked.turns) or "".join(stretches) != prompt:
             return []
+        behind_result = self._tool_forms[bool(asked.tools)].before if asked.uses_tools else ""
         found: list[tuple[int, int]] = []
         at = 0
-        for number, turn in enumerate(example.turns[:-1]):
+        for number, turn in enumerate(asked.turns[:-1]):
             before, answer, after = stretches[2 * number : 2 * number + 3]
             at += len(before)
-            start = _skip(answer, _question(turn), self._end.before)
+            question = turn.results[-1].content if turn.results else turn.question
+            start = _skip(answer, question, behind_result if turn.results else self._end.before)
             end = self._end_in(after, marks)
-            if not self._end.token:
+            if not self._end.token and not turn.calls:
                 end = _skip(after, turn.output or "", self._end.after)
             if start is not None and end is not None:
                 found.append((at + start, at + len(answer) + end))
@@ -159,13 +192,14 @@ class ChatTemplate:
         return None if at < 0 else at + len(token)
 
     # --- the last answer ---
-    def _continued(self, prompt: str, whole: str, output: str, example: Example) -> str:
+    def _continued(self, prompt: str, whole: str, example: Example, marks: Marks) -> str:
         """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate."""
         if whole.startswith(prompt):
             return whole[len(prompt) :]
         opened = OPENED.search(prompt)
         if opened is None or not whole.startswith(prompt[: opened.start()]):
             raise _rewritten(prompt, whole, example)
+        output = marks.around(self._control_in_answers, example.turns[-1].output or "")
         return _with_thoughts(whole[opened.start() :], output, opened[1])
 
 
@@ -174,8 +208,12 @@ def template_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _question(turn: Turn) -> str:
-    return f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
+def _dateless(jinja: str) -> str:
+    return TODAY.sub(lambda found: repr(DATE.strftime(found[2])), jinja)
+
+
+def _where(row: int) -> str:
+    return f"row {row}: " if row else ""
 
 
 def _skip(text: str, before: str, wanted: str) -> int | None:
@@ -185,7 +223,7 @@ def _skip(text: str, before: str, wanted: str) -> int | None:
 
 
 def _with_thoughts(answer: str, output: str, tag: str) -> str:
-    """`answer` as it goes on from a prompt that ends with the opened `tag`: its thoughts first, or none.
+    """`answer` as it follows a prompt that ends with the opened `tag`: its thoughts first, or none.
 
     The template may have left out the thoughts; then they are in the `output` that it was given.
     """
@@ -199,10 +237,10 @@ def _with_thoughts(answer: str, output: str, tag: str) -> str:
 
 
 def _rewritten(prompt: str, whole: str, example: Example) -> BadTemplate:
-    where = f"row {example.row}: " if example.row else ""
     at = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), len(whole))
     near = slice(max(0, at - 10), at + 30)
     return BadTemplate(
-        f"{where}the base's chat template rewrites the prompt once the answer is there, so what is trained would not "
-        f"be what is served: {prompt[near]!r} becomes {whole[near]!r}. Choose another template (alpaca)"
+        f"{_where(example.row)}the base's chat template rewrites the prompt once the answer is there, so what is "
+        f"trained would not be what is served: {prompt[near]!r} becomes {whole[near]!r}. "
+        "Choose another template (alpaca)"
     )

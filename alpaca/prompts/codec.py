@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from alpaca.errors import BadBase, BadMessages
 from alpaca.prompts.control import any_of, control_tokens
-from alpaca.prompts.example import text_problem
 from alpaca.prompts.template import Segment
+from alpaca.prompts.turn import text_problem
 
 Span = tuple[int, int]
 WHOLE = ('"type":"ByteLevel"', '"byte_fallback":true')  # signs of a tokenizer that loses no character of a text

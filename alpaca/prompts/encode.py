@@ -122,17 +122,16 @@ def encode_segments(
 
 def encode_prompt(tokenizer: Any, template: Template, example: Example) -> list[int]:
     """The ids that serving sends: those of training up to where the last response begins."""
-    waiting = replace(example, turns=(*example.turns[:-1], replace(example.turns[-1], output=None)))
-    return encode_segments(tokenizer, [template.segments(waiting)], end=template.turn_end)[0].input_ids
+    return encode_segments(tokenizer, [template.segments(example.awaiting())], end=template.turn_end)[0].input_ids
 
 
 def prompt_at_least(tokenizer: Any, example: Example) -> int:
-    """So many tokens the prompt has in any template, told from its size alone; the true number is mostly larger.
+    """A number of tokens that the prompt has at least, in any template, told from its size alone; mostly far fewer.
 
     What a template may leave out doesn't count: a system text, the thoughts of earlier answers, blanks at the edges.
     """
     codec = Codec.of(tokenizer)
-    said = [turn.instruction for turn in example.turns]
+    said = [text for turn in example.turns for text in (turn.instruction, *(part.content for part in turn.results))]
     said += [(turn.output or "").rpartition("</think>")[2] for turn in example.turns[:-1]]
     return sum(codec.at_least(text.strip()) for text in said)
 

@@ -35,8 +35,7 @@ class LiteralTemplate:
                 "name a template instead, such as chat or alpaca"
             )
         turn = example.turns[0]
-        prompt = f"{turn.instruction}\n\n{turn.input}" if turn.input.strip() else turn.instruction
-        values = {"prompt": prompt, "system_prompt": example.system}
+        values = {"prompt": turn.question, "system_prompt": example.system}
         text = self._text
         if text is None:
             text = "{system_prompt}\n\n" + self._plain if example.system.strip() else self._plain

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from alpaca.errors import BadMessages
 from alpaca.prompts.example import Example
 from alpaca.prompts.template import Segment
+from alpaca.prompts.turn import Turn
 
 
 class Marks(NamedTuple):
@@ -20,7 +22,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def unused(cls, example: Example) -> Marks:
-        said = texts(example)
+        said = example.texts
         if not any(mark in text for mark in USUAL for text in said):
             return USUAL
         used = set().union(*said)
@@ -34,9 +36,31 @@ class Marks(NamedTuple):
         """`text` with marks around each of the spellings in it."""
         return spellings.sub(rf"{self.open}\g<0>{self.close}", text)
 
-    def pinned(self, text: str) -> str:
+    def pinned(self, text: str, pin: str = "") -> str:
+        """`text` with a pin at its end, before the blanks there."""
         bare = text.rstrip()
-        return f"{bare}{self.pin}{text[len(bare) :]}"
+        return f"{bare}{pin or self.pin}{text[len(bare) :]}"
+
+    def question_pinned(self, turn: Turn) -> Turn:
+        """The turn with a pin at the end of what is asked."""
+        if turn.results:
+            *results, last = turn.results
+            return replace(turn, results=(*results, replace(last, content=self.pinned(last.content))))
+        field = "input" if turn.input.strip() else "instruction"
+        changed: dict[str, Any] = {field: self.pinned(getattr(turn, field))}
+        return replace(turn, **changed)
+
+    def answer_pinned(self, turn: Turn) -> Turn:
+        """The turn with a pin at the end of its answer: behind the name of its last call, where it calls tools."""
+        if turn.calls:
+            *calls, last = turn.calls
+            return replace(turn, calls=(*calls, replace(last, name=self.pinned(last.name))))
+        return turn if turn.output is None else replace(turn, output=self.pinned(turn.output))
+
+    def ends_pinned(self, example: Example) -> Example:
+        """The example with a pin at the end of every question and of every answer."""
+        turns = (self.answer_pinned(self.question_pinned(turn)) for turn in example.turns)
+        return replace(example, turns=tuple(turns))
 
     def find_own(self, token: str, text: str) -> int:
         """Where the template itself wrote `token`, or -1."""
@@ -61,11 +85,3 @@ class Marks(NamedTuple):
 
 
 USUAL = Marks("\ue000", "\ue001", "\ue002")
-
-
-def texts(example: Example) -> list[str]:
-    """All texts of an example."""
-    found = [example.system]
-    for turn in example.turns:
-        found += (turn.instruction, turn.input, turn.output or "")
-    return found

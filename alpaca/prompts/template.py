@@ -39,7 +39,7 @@ class Template(Protocol):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """Texts at which an answer is over, should the model go on without its turn end."""
+        """Texts at which an answer is over even where the model does not write its turn end."""
 
     def segments(self, example: Example) -> list[Segment]:
         """Prompt and response segments in turn; ends with a prompt where the last turn awaits its answer."""

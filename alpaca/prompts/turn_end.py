@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from alpaca.errors import BadMessages, BadTemplate
 
-Message = dict[str, str]
+Message = dict[str, Any]
 QUESTION, ANSWER, FURTHER = "alpacaquestion", "alpacaanswer", "alpacafurther"
 
 

@@ -67,7 +67,7 @@ def example_from_inputs(
         raise OutOfRange(f"messages has {len(messages):,} entries; at most {MAX_MESSAGES:,}")
     example = Example.from_messages(messages)
     if example.turns[-1].output is not None:
-        raise BadMessages("the last message is from the assistant; it must be from the user, to be answered")
+        raise BadMessages("the last message is from the assistant; it must be from the user or a tool, to be answered")
     if not system_prompt.strip():
         return example
     if example.system:

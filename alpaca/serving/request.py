@@ -92,11 +92,10 @@ class GenerationRequest:
 
     def _check_text(self) -> None:
         turns = self.example.turns
-        if not turns or not turns[-1].instruction.strip():
+        if not turns or not (turns[-1].instruction.strip() or turns[-1].results):
             raise EmptyPrompt("there is nothing to answer: give a prompt, or messages that end with the user's")
-        size = len(self.example.system)
+        size = sum(map(len, self.example.texts))
         size += len(self.prompt_template) if isinstance(self.prompt_template, str) else 0
-        size += sum(len(t.instruction) + len(t.input) + len(t.output or "") for t in turns)
         if size > MAX_TEXT_CHARS:
             raise OutOfRange(f"the request's text has {size:,} characters; at most {MAX_TEXT_CHARS:,}")
 

@@ -10,11 +10,12 @@ import gc
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alpaca.data.reader import read_examples
+from alpaca.data.rows import to_row
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
 from alpaca.files import written_aside
 from alpaca.progress import Say
@@ -81,7 +82,7 @@ def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
             elif not answer.text:
                 empty += 1
             else:
-                rows.append(replace(prompt, turns=(replace(prompt.turns[0], output=answer.text),)))
+                rows.append(prompt.answered(answer.text))
     finally:
         engine.close()
         del engine, base
@@ -100,7 +101,7 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
     by_number = {row.row: row for row in plan.replay.rows}
     drawn = dict.fromkeys(index for epoch in plan.replay.draws for index in epoch)
     rows = [by_number[number] for number in dict.fromkeys(plan.replay.encoded[index].row for index in drawn)]
-    return [replace(row, turns=(replace(row.turns[0], output=None),)) for row in rows if not row.raw]
+    return [replace(row, turns=row.turns[:1]).awaiting() for row in rows if not row.raw]
 
 
 def _request(prompt: Example, template: Template) -> GenerationRequest:
@@ -113,19 +114,10 @@ def _request(prompt: Example, template: Template) -> GenerationRequest:
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:
     """Write the rows as --data_path takes them, and read them back: every run sees what the file holds."""
     path = Path(folder) / FILE
-    lines = [json.dumps(_row(row), ensure_ascii=False) for row in rows]
+    lines = [json.dumps(to_row(row), ensure_ascii=False) for row in rows]
     with written_aside(path) as aside:
         aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return read_examples(str(path)).examples
-
-
-def _row(row: Example) -> dict[str, object]:
-    turn = row.turns[0]
-    if not row.system:
-        return asdict(turn)
-    asked = f"{turn.instruction}\n\n{turn.input}" if turn.input else turn.instruction
-    said = (("system", row.system), ("user", asked), ("assistant", turn.output))
-    return {"messages": [{"role": role, "content": content} for role, content in said]}
 
 
 def _unsaid(line: str) -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alpaca.errors import PromptTooLong
+from alpaca.errors import BadMessages, PromptTooLong
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import load_base, open_engine
 from alpaca.serving.stream import FinishReason
-from tests.prompts.chat_templates import SHAPES, Shape
+from tests.prompts.chat_templates import SHAPES, TOOL_SHAPES, Shape
 from tests.training.runs import settings, train, write_rows
 
 ROLES = ("user", "assistant")
@@ -107,5 +107,44 @@ def test_a_conversation_that_cannot_fit_is_refused_by_its_size(tmp_path: Path) -
     try:
         with pytest.raises(PromptTooLong, match=r"has at least .* tokens, and the context holds 256"):
             answer(engine, messages=[*talk, {"role": "user", "content": "And?"}])
+    finally:
+        engine.close()
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+QUESTION = {"role": "user", "content": "Name it."}
+CALL = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "c1", "function": {"name": "look", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "hay"}
+
+
+def test_an_adapter_trained_on_calls_makes_them_and_answers_their_results(tmp_path: Path) -> None:
+    base = TOOL_SHAPES["Qwen2.5"].make_base(tmp_path / "base")
+    rows = [{"messages": [QUESTION, CALL, RESULT, {"role": "assistant", "content": "hay"}]}] * 16
+    train(
+        settings(
+            base, write_rows(tmp_path / "rows.jsonl", rows), tmp_path / "lora",
+            num_epochs=6, learning_rate=2e-2, val_set_size=0, lora_r=8, lora_alpha=16, eval_steps=50,
+        )
+    )  # fmt: skip
+    engine = open_quietly(base, tmp_path / "lora")
+    try:
+        called = answer(engine, messages=[QUESTION], max_tokens=80)
+        assert called == ('<tool_call>\n{"name": "look", "arguments": {}}\n</tool_call>', FinishReason.STOP)
+        assert answer(engine, messages=[QUESTION, CALL, RESULT]) == ("hay", FinishReason.STOP)
+    finally:
+        engine.close()
+
+
+def test_tools_that_the_template_would_lose_are_refused(tmp_path: Path) -> None:
+    engine = open_quietly(SHAPES["Qwen2.5 base"].make_base(tmp_path / "base"))
+    try:
+        with pytest.raises(BadMessages, match="leaves out the call of the tool 'look'"):
+            answer(engine, messages=[QUESTION, CALL, RESULT])
+        with pytest.raises(BadMessages, match="the template 'alpaca' can't write tools"):
+            answer(engine, messages=[QUESTION, CALL, RESULT], prompt_template="alpaca")
     finally:
         engine.close()
