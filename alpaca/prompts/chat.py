@@ -69,8 +69,7 @@ class ChatTemplate:
             done = end
         segments.append(marks.segment(prompt[done:], False))
         if output is not None:
-            whole = self._render(messages, example.row, ask=False)
-            rest = self._continued(prompt, whole, messages[-1]["content"], example)
+            rest = self._continued(prompt, messages, example, marks)
             ended = self._end_in(rest, marks)
             segments.append(marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True))
         return segments
@@ -159,14 +158,23 @@ class ChatTemplate:
         return None if at < 0 else at + len(token)
 
     # --- the last answer ---
-    def _continued(self, prompt: str, whole: str, output: str, example: Example) -> str:
-        """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate."""
-        if whole.startswith(prompt):
-            return whole[len(prompt) :]
-        opened = OPENED.search(prompt)
-        if opened is None or not whole.startswith(prompt[: opened.start()]):
+    def _continued(self, prompt: str, messages: list[Message], example: Example, marks: Marks) -> str:
+        """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate.
+
+        Where the template changes what stands before the last question once that is answered (Mistral's moves the
+        system text to the one that awaits its answer), what follows the question decides.
+        """
+        *earlier, asked, answered = messages
+        whole = self._render(messages, example.row, ask=False)
+        written = _written(prompt, whole, answered["content"])
+        if written is None:
+            pinned = [*earlier, {**asked, "content": marks.pinned(asked["content"])}]
+            waiting = self._render(pinned, example.row, ask=True).rpartition(marks.pin)[2]
+            ended = self._render([*pinned, answered], example.row, ask=False).rpartition(marks.pin)[2]
+            written = _written(waiting, ended, answered["content"])
+        if written is None:
             raise _rewritten(prompt, whole, example)
-        return _with_thoughts(whole[opened.start() :], output, opened[1])
+        return written
 
 
 def template_hash(text: str) -> str:
@@ -182,6 +190,16 @@ def _skip(text: str, before: str, wanted: str) -> int | None:
     """How far `wanted` reaches at the beginning of `text`, perhaps after the blanks that `before` ends with."""
     blanks = before[len(before.rstrip()) :]
     return next((len(start) for start in (blanks + wanted, wanted) if text.startswith(start)), None)
+
+
+def _written(prompt: str, whole: str, output: str) -> str | None:
+    """What `whole` adds to `prompt`, which may have opened the thoughts already; None where it begins otherwise."""
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    opened = OPENED.search(prompt)
+    if opened is None or not whole.startswith(prompt[: opened.start()]):
+        return None
+    return _with_thoughts(whole[opened.start() :], output, opened[1])
 
 
 def _with_thoughts(answer: str, output: str, tag: str) -> str:
