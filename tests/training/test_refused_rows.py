@@ -48,6 +48,14 @@ def test_all_of_them_are_named_before_anything_is_loaded(mistral: Path, mixed: P
     assert all("refuses this conversation: Conversation roles must alternate" in line for line in lines[1:4])
 
 
+def test_many_of_one_kind_are_one_line(mistral: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [talk(n, "Be brief." if n % 3 == 0 else "") for n in range(1, 31)])
+    with pytest.raises(BadRows) as refused:
+        plan(mistral, rows)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 3 and " rows 3, 6, 9, 12, 15, 18, 21, 24 and 2 more: " in lines[1]
+
+
 def test_they_are_skipped_and_counted_where_that_is_asked(mistral: Path, mixed: Path) -> None:
     made, said = plan(mistral, mixed, skip_bad_rows=True)
     assert made.read.bad_rows == 3 and made.read.kept == 7
@@ -79,7 +87,7 @@ def test_conversations_that_become_several_examples_are_told_by_plan_and_check(t
     said: list[str] = []
     made = make_plan(settings(base, rows, tmp_path / "out", val_set_size=0), said.append)
     assert len(made.train.examples) == 7
-    assert any("1 conversations made into one example for each answer" in line and "rows 6" in line for line in said)
+    assert any("1 conversations made into one example for each answer" in line and "row 6" in line for line in said)
     check = check_rows(scan_rows(str(rows)), open_yardstick(str(base), "auto", 512))
     assert [(finding.kind, list(finding.seen)) for finding in check.findings if finding.section == "Lengths"] == [
         ("split", [6])
