@@ -126,6 +126,15 @@ def test_the_environment_variables_are_those_that_the_code_reads() -> None:
     assert rows.keys() >= ENVIRONMENT.keys()
 
 
+def test_every_place_that_a_sampling_option_touches_is_listed() -> None:
+    """Whoever adds an option goes through the list; a file that deals with each of them belongs on it."""
+    rows = [line for line in read("docs/architecture.md").splitlines() if line.startswith("| a new sampling option |")]
+    option, *listed = re.findall(r"`([^`]+)`", rows[0])
+    assert option in inputs_of("predict.py", "Runner", "run")
+    here = {path.relative_to(ROOT).as_posix() for path in project_files() if option.encode() in path.read_bytes()}
+    assert sorted(listed) == sorted(here - {"docs/architecture.md"})
+
+
 # --- commands -----------------------------------------------------------------------------------------------------
 def commands(path: Path) -> list[str]:
     """Shell commands in a document: lines of bash blocks, joined where they continue, and commands in the text."""

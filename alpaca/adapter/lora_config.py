@@ -28,7 +28,7 @@ MAX_PATTERNS = 20_000
 MODULE_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 # Settings that change nothing in what a loaded adapter computes, and those that must be left at "nothing".
 HARMLESS = {
-    "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "lora_dropout",
+    "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode", "lora_dropout",
     "megatron_core", "peft_type", "peft_version", "qalora_group_size", "revision", "runtime_config", "task_type",
 }  # fmt: skip
 UNDERSTOOD = {
@@ -146,6 +146,11 @@ def parse_config(config: dict[str, Any]) -> LoraSpec:
     for key, value in config.items():
         if key in UNDERSTOOD or key in HARMLESS or key == "auto_mapping" or value in (None, False, [], {}, ""):
             continue
+        if key == "modules_to_save":
+            raise BadAdapter(
+                f"modules_to_save is {str(value)[:80]!r}: the adapter brings whole layers of its own, and only LoRA is "
+                "served. Merge it into its base (PEFT's merge_and_unload), and serve what comes of it as a base"
+            )
         raise BadAdapter(f"{CONFIG} sets {key[:80]!r} = {str(value)[:80]!r}, which is not supported")
     if config.get("bias", "none") != "none":
         raise BadAdapter(f"bias is {str(config['bias'])[:80]!r}: only 'none' is supported")

@@ -9,6 +9,7 @@ from alpaca.base.beyond import drop_tokens_beyond
 from alpaca.base.headers import embedding_rows
 from alpaca.base.precision import require_bitsandbytes
 from alpaca.base.quiet import hush_libraries
+from alpaca.base.skeleton import model_config
 from alpaca.device import pick_device
 from alpaca.errors import BadBase
 from alpaca.progress import say_on_main
@@ -56,6 +57,7 @@ def load_model(
     from transformers.utils import logging as transformers_logging
 
     hush_libraries()
+    model_config(folder)
     device = device or pick_device()
     options: dict[str, Any] = {"dtype": torch.float32 if precision == "fp32" else torch.bfloat16}
     if precision in ("int8", "nf4"):

@@ -11,6 +11,7 @@ from alpaca.prompts.example import Example
 from alpaca.words import joined, numbered_rows, plural, shown
 
 SHOWN_COLUMNS = 6
+FEW_FAULTS = 5  # that are listed one by one
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,9 @@ class ReadReport:
         return len({fault.row for fault in self.bad})
 
     def fault_lines(self, max_faults: int) -> list[str]:
-        """Up to `max_faults` kinds of fault, each with its rows, and how many kinds there are beyond."""
+        """A few faults one by one; of more, up to `max_faults` kinds with their rows, and how many kinds are left."""
+        if len(self.bad) <= FEW_FAULTS:
+            return [f"  {fault}" for fault in self.bad]
         kinds = by_kind(self.bad)
         lines = []
         for (name, problem), rows in list(kinds.items())[:max_faults]:

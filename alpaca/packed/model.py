@@ -25,7 +25,7 @@ class PackedModel(nn.Module):
         base: Any = peft.get_base_model()
         self.config: Any = base.config
         self._no_split_modules = base._no_split_modules  # what FSDP wraps when it isn't told
-        _check_head(base)
+        check_head(base)
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
@@ -65,7 +65,8 @@ class PackedModel(nn.Module):
         }
 
 
-def _check_head(base: Any) -> None:
+def check_head(base: Any) -> None:
+    """Raise BadBase for a model whose logits are not a plain product with its head."""
     head = base.get_output_embeddings()
     if not isinstance(head, nn.Linear) or head.bias is not None:
         raise BadBase(f"the head is a {type(head).__name__}: only plain linear heads without bias are trained")

@@ -75,7 +75,7 @@ class ChatTemplate:
             done = end
         segments.append(marks.segment(prompt[done:], False))
         if example.turns[-1].output is not None:
-            rest = self._continued(prompt, self._rendered(example, marks), example, marks)
+            rest = self._continued(prompt, example, marks)
             ended = self._end_in(rest, marks)
             answer = marks.segment(f"{rest}{self._end.token}" if ended is None else rest[:ended], True)
             if not answer.text.removesuffix(self._end.token).strip() and not example.turns[-1].is_blank:
@@ -192,15 +192,24 @@ class ChatTemplate:
         return None if at < 0 else at + len(token)
 
     # --- the last answer ---
-    def _continued(self, prompt: str, whole: str, example: Example, marks: Marks) -> str:
-        """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate."""
-        if whole.startswith(prompt):
-            return whole[len(prompt) :]
-        opened = OPENED.search(prompt)
-        if opened is None or not whole.startswith(prompt[: opened.start()]):
-            raise _rewritten(prompt, whole, example)
+    def _continued(self, prompt: str, example: Example, marks: Marks) -> str:
+        """What the model is to write after `prompt`, given the conversation with its answer. Raises BadTemplate.
+
+        Where the template changes what stands before the last question once that is answered (Mistral's moves the
+        system text to the one that awaits its answer), what follows the question decides.
+        """
         output = marks.around(self._control_in_answers, example.turns[-1].output or "")
-        return _with_thoughts(whole[opened.start() :], output, opened[1])
+        whole = self._rendered(example, marks)
+        written = _written(prompt, whole, output)
+        if written is None:
+            *earlier, last = example.turns
+            pinned = replace(example, turns=(*earlier, marks.question_pinned(last)))
+            rendered = (self._rendered(said, marks) for said in (pinned.awaiting(), pinned))
+            waiting, ended = (text.rpartition(marks.pin)[2] for text in rendered)
+            written = _written(waiting, ended, output)
+        if written is None:
+            raise _rewritten(prompt, whole, example)
+        return written
 
 
 def template_hash(text: str) -> str:
@@ -220,6 +229,16 @@ def _skip(text: str, before: str, wanted: str) -> int | None:
     """How far `wanted` reaches at the beginning of `text`, perhaps after the blanks that `before` ends with."""
     blanks = before[len(before.rstrip()) :]
     return next((len(start) for start in (blanks + wanted, wanted) if text.startswith(start)), None)
+
+
+def _written(prompt: str, whole: str, output: str) -> str | None:
+    """What `whole` adds to `prompt`, which may have opened the thoughts already; None where it begins otherwise."""
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    opened = OPENED.search(prompt)
+    if opened is None or not whole.startswith(prompt[: opened.start()]):
+        return None
+    return _with_thoughts(whole[opened.start() :], output, opened[1])
 
 
 def _with_thoughts(answer: str, output: str, tag: str) -> str:

@@ -14,6 +14,8 @@ from alpaca.prompts.template import Segment
 from alpaca.prompts.turn import text_problem
 
 Span = tuple[int, int]
+Before = tuple[str, list[int]]
+"""What a text goes on from, and its ids."""
 WHOLE = ('"type":"ByteLevel"', '"byte_fallback":true')  # signs of a tokenizer that loses no character of a text
 MOST_CUTS = 8  # rounds; one is enough where no control token hides behind another
 
@@ -67,12 +69,14 @@ class Codec:
         self._bos: int | None = bos if self._backend.encode("a").ids[:1] == [bos] else None
         # One int object per id: a list of ids then costs 8 bytes a token instead of up to 36.
         self._ints = list(range(max(len(tokenizer), *tokenizer.added_tokens_decoder) + 1))
-        # A SentencePiece tokenizer begins every text with a space of its own. Where a segment goes on from another it
-        # is encoded after a line break, whose tokens are then taken off.
-        self._lead: list[int] = []
+        # A SentencePiece tokenizer begins every text with a space of its own, older ones after every control token too,
+        # and some control tokens swallow the blanks after them. So a segment that goes on from another is encoded after
+        # a line break, or after the control token before it, whose ids are then taken off.
         lead, alone, after = self._raw(["\n", "a", "\na"])
-        if after[: len(lead)] == lead and after[len(lead) :] != alone:
-            self._lead = lead
+        spaced = after[: len(lead)] == lead and after[len(lead) :] != alone
+        self._text: Before = ("\n", lead) if spaced else ("", [])
+        self._depends = spaced or any(token.rstrip for token in tokenizer.added_tokens_decoder.values())
+        self._spelled = {number: spelling for spelling, number in self.control.items()}
         # Whether another spelling can become a control token: the tokenizer then looks for some in what it normalised.
         added = self._backend.get_added_tokens_decoder()
         self._disguised = self._backend.normalizer is not None and any(
@@ -83,19 +87,19 @@ class Codec:
 
     def encode(self, conversations: Sequence[Sequence[Segment]], end: int | None = None) -> list[list[Part]]:
         """The parts of each conversation, with BOS; what is trained ends with the token `end`, None for EOS."""
+        last = self.eos if end is None else end
         flat = [segment for segments in conversations for segment in segments]
-        goes_on = [number > 0 for segments in conversations for number in range(len(segments))]
+        before = [place for segments in conversations for place in self._before(segments, last)]
         try:
-            encoded = self._texts([segment.text for segment in flat], goes_on)
+            encoded = self._texts([segment.text for segment in flat], before)
         except TypeError:  # half a surrogate pair: a string in Python, but no text that could be encoded
             for problem in filter(None, (text_problem(segment.text) for segment in flat)):
                 raise BadMessages(f"the text {problem}") from None
             raise
         for number, segment in enumerate(flat):
             if self._foreign_control(segment, encoded[number]):
-                encoded[number] = self._apart(segment, goes_on[number])
+                encoded[number] = self._apart(segment, before[number])
         ids = iter(encoded)
-        last = self.eos if end is None else end
         return [
             [self._part(next(ids), segment, number, last) for number, segment in enumerate(segments)]
             for segments in conversations
@@ -122,14 +126,20 @@ class Codec:
             list(map(ints, found.ids)) for found in self._backend.encode_batch_fast(texts, add_special_tokens=False)
         ]
 
-    def _texts(self, texts: list[str], goes_on: Sequence[bool]) -> list[list[int]]:
-        if not self._lead:
+    def _before(self, segments: Sequence[Segment], end: int) -> list[Before]:
+        """What stands before each segment: what the model wrote ends with the token `end`."""
+        written: Before = (self._spelled[end], [end]) if end in self._spelled else self._text
+        return [("", []), *(written if segment.trained else self._text for segment in segments[:-1])]
+
+    def _texts(self, texts: list[str], before: Sequence[Before]) -> list[list[int]]:
+        """The ids of each text where it stands: `before` is encoded with it, and its ids are taken off again."""
+        if not self._depends:
             return self._raw(texts)
-        encoded = self._raw([f"\n{text}" if on else text for text, on in zip(texts, goes_on, strict=True)])
-        for number, (ids, on) in enumerate(zip(encoded, goes_on, strict=True)):
-            if on and ids[: len(self._lead)] == self._lead:
-                encoded[number] = ids[len(self._lead) :]
-            elif on:
+        encoded = self._raw([f"{spelled}{text}" for text, (spelled, _) in zip(texts, before, strict=True)])
+        for number, (found, (spelled, ids)) in enumerate(zip(encoded, before, strict=True)):
+            if found[: len(ids)] == ids:
+                encoded[number] = found[len(ids) :]
+            elif spelled:
                 encoded[number] = self._raw([texts[number]])[0]
         return encoded
 
@@ -143,7 +153,7 @@ class Codec:
             return True
         return self._disguised and sum(token in self._ids for token in ids) > len(found)
 
-    def _apart(self, segment: Segment, goes_on: bool) -> list[int]:
+    def _apart(self, segment: Segment, before: Before) -> list[int]:
         """Encode with the template's own control tokens as tokens and those in literal text broken up.
 
         A control token that is cut after its first character can't be recognised, whatever the kind of tokenizer.
@@ -151,21 +161,23 @@ class Codec:
         text = segment.text
         pieces: list[str] = []
         tokens: list[list[int]] = []  # what stands after each piece
+        places = [before]
         done = 0
         while found := self._pattern.search(text, done):
             own = not _overlap(found.span(), segment.literal)
             cut = found.start() if own else found.start() + 1
             pieces.append(text[done:cut])
             tokens.append([self.control[found[0]]] if own else [])
+            places.append((found[0], tokens[-1]) if own else self._text)
             done = found.end() if own else cut
         pieces.append(text[done:])
-        encoded = self._texts(pieces, [goes_on, *(True for _ in pieces[1:])])
+        encoded = self._texts(pieces, places)
         for number, (piece, ids) in enumerate(zip(pieces, encoded, strict=True)):
             if self._disguised and not self._ids.isdisjoint(ids):
-                encoded[number] = self._broken_up(piece, goes_on or number > 0)
+                encoded[number] = self._broken_up(piece, places[number])
         return [token for piece in zip(encoded, [*tokens, []], strict=True) for ids in piece for token in ids]
 
-    def _broken_up(self, text: str, goes_on: bool) -> list[int]:
+    def _broken_up(self, text: str, before: Before) -> list[int]:
         """Encode a text in which another spelling became a control token: cut inside it until none is left."""
         pieces = [text]
         for _ in range(MOST_CUTS):
@@ -174,7 +186,7 @@ class Codec:
             if all(len(parts) == 1 for parts in cut):
                 break
             pieces = [part for parts in cut for part in parts]
-        encoded = self._texts(pieces, [goes_on, *(True for _ in pieces[1:])])
+        encoded = self._texts(pieces, [before, *(self._text for _ in pieces[1:])])
         # What is still left has no other form, such as a token of one character.
         return [token for ids in encoded for token in ids if token not in self._ids]
 

@@ -37,6 +37,7 @@ from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, 
 from alpaca.training.rows import encode, read_rows
 from alpaca.training.served import serving_notes, unserved
 from alpaca.training.surroundings import check_surroundings
+from alpaca.training.trainable import check_trainable
 from alpaca.training.validation_file import ValidationFile
 from alpaca.words import clock, tagged
 
@@ -130,6 +131,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    check_trainable(base, config.lora_target_modules)
     if config.replay_self and (reason := unserved(base)):
         raise BadSetting(f"replay_self needs the base's own answers, but {reason}. Leave --replay_self out")
     device = pick_device()

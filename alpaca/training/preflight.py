@@ -13,9 +13,10 @@ import torch
 
 from alpaca.adapter.folder import BaseShape
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.base.headers import count_layer_weights, read_config, tensor_entries
+from alpaca.base.headers import count_layer_weights, tensor_entries
 from alpaca.base.precision import weight_bytes
-from alpaca.errors import BadSetting
+from alpaca.base.skeleton import model_config
+from alpaca.errors import BadBase, BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
@@ -53,7 +54,8 @@ def default_learning_rate(hidden_size: int) -> float:
 def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
     """The module names that LoRA adapts, as short as they can be (q_proj rather than its path in every layer).
 
-    `all-linear` is every linear layer but the head. Raises BadSetting for a name the base does not have.
+    `all-linear` is every linear layer but the head. Raises BadSetting for a name the base does not have,
+    BadBase for a base without such layers.
     """
     linear = [
         entry.name.removesuffix(".weight")
@@ -61,6 +63,12 @@ def resolve_targets(base: Path, wanted: Sequence[str]) -> tuple[str, ...]:
         if entry.is_layer_matrix and entry.name.endswith(".weight")
     ]
     there = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if not there:
+        first = min((entry.name for entry in tensor_entries(base)), default="nothing")
+        raise BadBase(
+            f"{base} has no layers that can be adapted: its weights have other names ({first} for one) than those "
+            "of a causal language model of LLaMA's kind (model.layers.0…)"
+        )
     if list(wanted) == ["all-linear"]:
         return tuple(there)
     for name in wanted:
@@ -105,7 +113,7 @@ def estimate(
 ) -> Estimate:
     """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
     backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
-    config = read_config(base)
+    config = model_config(base).to_dict()
     head = config["vocab_size"] * config["hidden_size"]
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
     flop = (6 if checkpointing else 4) * count_layer_weights(base) * tokens + 4 * head * labels

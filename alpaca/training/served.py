@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from alpaca.adapter.lora_config import LoraSpec
+from alpaca.base.skeleton import model_config
 from alpaca.errors import BadBase
 
 HIGH_RANK = 32  # from which on rank-stabilised scaling is much stronger than the plain one
@@ -14,12 +15,10 @@ ELSEWHERE = "An adapter of it runs with transformers and PEFT, or merged, wherev
 
 def unserved(base: Path) -> str:
     """Why the engine would refuse the base; empty where it serves it."""
-    from transformers import AutoConfig
-
     from alpaca.serving.decoder import check_family
 
     try:
-        check_family(AutoConfig.from_pretrained(str(base)))
+        check_family(model_config(base))
     except BadBase as error:
         return error.message
     return ""

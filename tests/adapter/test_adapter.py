@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_what_changes_nothing_is_let_pass() -> None:
     }  # fmt: skip
     spec = parse_config({**GOOD, **harmless})
     assert (spec.r, spec.lora_alpha, spec.target_modules) == (4, 8, ("q_proj",))
+
+
+def test_an_adapter_that_eva_began_is_plain_lora(tiny_base: Path, tmp_path: Path) -> None:
+    """How A was chosen from the data is noted in its configuration, and changes nothing in what is there now."""
+    folder = make_adapter(tiny_base, tmp_path / "eva", init_lora_weights="eva")
+    assert json.loads((folder / "adapter_config.json").read_text())["eva_config"]
+    assert verify_files(folder, tiny_base).spec.r == 4
+
+
+def test_an_adapter_with_whole_layers_of_its_own_says_what_to_do(tiny_mha_base: Path, tmp_path: Path) -> None:
+    folder = make_adapter(tiny_mha_base, tmp_path / "whole", modules_to_save=["lm_head"])
+    with pytest.raises(BadAdapter, match=r"modules_to_save is .*'lm_head'.* only LoRA is served. Merge it"):
+        verify_files(folder, tiny_mha_base)
 
 
 def test_ranks_and_alphas_of_single_modules(tiny_base: Path, tmp_path: Path) -> None:

@@ -63,13 +63,13 @@ class Writer(gguf.GGUFWriter):
     def __init__(self, path: Path, model: LlamaForCausalLM, arch: str = "llama") -> None:
         super().__init__(path, arch)
         config = model.config
-        self.add_context_length(512)
-        self.add_embedding_length(64)
-        self.add_block_count(2)
-        self.add_feed_forward_length(96)
+        self.add_context_length(config.max_position_embeddings)
+        self.add_embedding_length(config.hidden_size)
+        self.add_block_count(config.num_hidden_layers)
+        self.add_feed_forward_length(config.intermediate_size)
         self.add_head_count(config.num_attention_heads)
         self.add_head_count_kv(config.num_key_value_heads)
-        self.add_layer_norm_rms_eps(1e-5)
+        self.add_layer_norm_rms_eps(config.rms_norm_eps)
         self.add_rope_freq_base(config.rope_parameters["rope_theta"])
         self.add_rope_dimension_count(16)
 

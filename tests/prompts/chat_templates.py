@@ -6,6 +6,7 @@ In base releases (Qwen2.5, Llama 3) EOS is another token than the one that ends 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,35 @@ MISTRAL = (
     "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
     "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
 )
+MISTRAL_V3 = r"""
+{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}{%- set loop_messages = messages[1:] %}
+{%- else %}{%- set loop_messages = messages %}{%- endif %}
+{%- if not tools is defined %}{%- set tools = none %}{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+{%- set ns = namespace(index=0) %}
+{%- for message in loop_messages %}
+    {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
+        {{- raise_exception("After the optional system message, conversation roles must alternate user/assistant") }}
+    {%- endif %}
+    {%- set ns.index = ns.index + 1 %}
+{%- endfor %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if tools is not none and (message == user_messages[-1]) %}
+            {{- "[AVAILABLE_TOOLS] " + tools | tojson + "[/AVAILABLE_TOOLS]" }}
+        {%- endif %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\n\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- else %}
+        {{- " " + message["content"]|trim + eos_token}}
+    {%- endif %}
+{%- endfor %}
+"""  # the system text stands in the question that awaits its answer, and nowhere else
 PHI_3 = (
     "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
@@ -183,6 +213,26 @@ class Shape:
         config = getattr(transformers, f"{self.family}Config")(**sizes)
         getattr(transformers, f"{self.family}ForCausalLM")(config).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        return folder
+
+    def make_scripted_base(self, folder: Path, *chain: str) -> Path:
+        """The same with weights by which the next token follows from the last one alone: each of `chain` is followed
+        by the next."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self.make_base(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        ids = self.tokenizer().convert_tokens_to_ids(list(chain))
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            model.lm_head.weight.zero_()
+            rows = model.model.embed_tokens.weight
+            for before, after in pairwise(ids):
+                model.lm_head.weight[after] += rows[before] / rows[before].norm()
+        model.save_pretrained(folder)
         return folder
 
 

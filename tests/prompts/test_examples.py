@@ -105,6 +105,19 @@ def test_the_served_prompt_is_the_trained_one(tokenizer: Any, template: str) -> 
         check_prompt_is_the_beginning_of_the_example(tokenizer, load_template(template, tokenizer), example)
 
 
+@pytest.mark.parametrize("kind", ["legacy", "first"])
+def test_what_follows_an_answer_has_the_ids_of_the_whole_text(kind: str) -> None:
+    """Older tokenizers put a space of their own after every control token, the end of an answer too."""
+    tokenizer = sentencepiece_like(kind)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '\n' + m.role + '\n' + m.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '\nassistant\n' }}{% endif %}"
+    )
+    example = Example((Turn("hay", "", "the alpaca"), Turn("the task")))
+    whole = "\nuser\nhay</s>\nassistant\nthe alpaca</s>\nuser\nthe task</s>\nassistant\n"
+    assert encode_prompt(tokenizer, load_template("chat", tokenizer), example) == tokenizer.encode(whole)
+
+
 SAID = st.one_of(
     st.text(max_size=30), st.sampled_from(["<|im_end|>", "</s>x", "\n", "<|im_<|im_end|>end|>", " a", "🦙"])
 )

@@ -298,10 +298,15 @@ def test_each_answer_is_trained_alone_where_the_template_rewrites_earlier_ones()
     assert second[-1].text == "d<|im_end|>"
 
 
-def test_a_template_whose_prompt_is_no_beginning_of_the_whole_is_refused() -> None:
-    template = chat("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}")
+def test_a_template_that_changes_what_follows_the_question_is_refused() -> None:
+    template = chat("{% for m in messages %}{{ m.content }}{{ '!' if loop.length == 1 else '?' }}{% endfor %}")
     with pytest.raises(BadTemplate, match="rewrites the prompt once"):
         template.segments(Example.single("a", "", "b"))
+
+
+def test_a_template_that_changes_what_stands_before_the_question_is_trained_as_it_is_served() -> None:
+    template = chat("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert texts(template, Example.single("a", "", "b")) == [*texts(template, Example.single("a")), "b"] == ["1a", "b"]
 
 
 # --- cards --------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from alpaca.prompts.encode import accepted, encode_examples, encode_prompt, plai
 from alpaca.prompts.example import Example, Turn
 from alpaca.prompts.find import load_template
 from tests.conftest import make_tokenizer
-from tests.prompts.chat_templates import SHAPES, Shape
+from tests.prompts.chat_templates import MISTRAL_V3, SHAPES, Shape
 
 TALK = Example((Turn("Name it.", "", "hay"), Turn("the field ", "", " the herd\n"), Turn("And?", "", "grass")), row=7)
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -60,6 +60,23 @@ def test_the_prompt_has_the_ids_of_transformers_own(shape: Shape, turns: int) ->
     asked = Example((*TALK.turns[: turns - 1], replace(TALK.turns[turns - 1], output=None)))
     expected = tokenizer.apply_chat_template(in_chat_form(asked), add_generation_prompt=True, return_dict=False)
     assert encode_prompt(tokenizer, load_template("chat", tokenizer), asked) == expected
+
+
+def test_blanks_that_a_turn_end_swallows_stay_out_of_the_next_prompt() -> None:
+    """Phi 3's markers take the line break after them along, wherever the text is split to be encoded."""
+    from tokenizers import AddedToken
+
+    shape = SHAPES["Phi 3"]
+    tokenizer = shape.tokenizer()
+    greedy = [AddedToken(marker, special=True, normalized=False, rstrip=True) for marker in shape.markers]
+    tokenizer.backend_tokenizer.add_special_tokens(greedy)
+    asked = Example((Turn("a", "", "b"), Turn("c <|end|> d", "", "e"), Turn("f")))
+    expected = tokenizer.apply_chat_template(
+        in_chat_form(replace(asked, turns=(asked.turns[0], Turn("f")))), add_generation_prompt=True, return_dict=False
+    )
+    template = load_template("chat", tokenizer)
+    assert encode_prompt(tokenizer, template, replace(asked, turns=(asked.turns[0], Turn("f")))) == expected
+    assert tokenizer.convert_tokens_to_ids("Ċ") not in encode_prompt(tokenizer, template, asked)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +156,17 @@ def test_an_answer_goes_on_from_a_prompt_that_opens_the_thoughts() -> None:
         f"{begin}<｜User｜>a<｜Assistant｜><think>\n⟦why\n</think>\n\nb{end}⟧",
         f"{begin}<｜User｜>a<｜Assistant｜>\n\nb{end}<｜User｜>c<｜Assistant｜><think>\n⟦\n</think>\n\nd{end}⟧",
     ]
+
+
+def test_a_system_text_that_moves_to_the_last_question_is_trained_where_it_is_served() -> None:
+    tokenizer = SHAPES["Mistral"].tokenizer()
+    tokenizer.chat_template = MISTRAL_V3
+    talk = Example((Turn("a", "", "b"), Turn("c", "", "d")), system="Be brief.")
+    assert trained_texts(tokenizer, talk) == [
+        "<s>[INST] Be brief.\n\na[/INST]⟦ b</s>⟧",
+        "<s>[INST] a[/INST] b</s>[INST] Be brief.\n\nc[/INST]⟦ d</s>⟧",
+    ]
+    assert trained_texts(tokenizer, replace(talk, system="")) == ["<s>[INST] a[/INST]⟦ b</s>⟧[INST] c[/INST]⟦ d</s>⟧"]
 
 
 def test_a_split_conversation_that_is_too_long_loses_its_last_answers() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
 from alpaca.errors import BadMessages, PromptTooLong
 from alpaca.serving.engine import Engine
@@ -31,23 +28,6 @@ def open_quietly(base: Path, adapter: Path | None = None) -> Engine:
 def answer(engine: Engine, **inputs: Any) -> tuple[str, FinishReason | None]:
     chunks = list(engine.submit(request_from_inputs(**{"max_tokens": 12, "temperature": 0.0, **inputs})))
     return "".join(chunk.text for chunk in chunks), chunks[-1].finish
-
-
-def scripted(folder: Path, shape: Shape, *chain: str) -> Path:
-    """A base whose next token follows from the last one alone: each of `chain` is followed by the next."""
-    shape.make_base(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder)
-    ids = shape.tokenizer().convert_tokens_to_ids(list(chain))
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-            layer.mlp.down_proj.weight.zero_()
-        model.lm_head.weight.zero_()
-        rows = model.model.embed_tokens.weight
-        for before, after in pairwise(ids):
-            model.lm_head.weight[after] += rows[before] / rows[before].norm()
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -79,7 +59,7 @@ def test_an_adapter_trained_on_conversations_answers_each_turn_and_stops(shape: 
 @pytest.mark.parametrize("name", ["Qwen2.5 base", "Llama 3 base", "Phi 3"])
 def test_a_base_stops_at_the_turn_end_of_its_template(name: str, tmp_path: Path) -> None:
     shape = SHAPES[name]
-    engine = open_quietly(scripted(tmp_path / "base", shape, "Ċ", "a", "Ġ", "b", shape.turn_end, "c"))
+    engine = open_quietly(shape.make_scripted_base(tmp_path / "base", "Ċ", "a", "Ġ", "b", shape.turn_end, "c"))
     try:
         assert answer(engine, prompt="Say it.") == ("a b", FinishReason.STOP)
     finally:
@@ -94,7 +74,7 @@ def test_a_stop_sequence_may_hold_special_tokens(stops: list[str], text: str, tm
     chatml = SHAPES["Qwen2.5 base"]
     shape = Shape("Qwen2", chatml.jinja, chatml.eos, chatml.turn_end, (*chatml.markers, "<|call|>"))
     chain = ("Ċ", "a", "Ġ", "b", "<|call|>", "c", "d", "x", shape.turn_end)
-    engine = open_quietly(scripted(tmp_path / "base", shape, *chain))
+    engine = open_quietly(shape.make_scripted_base(tmp_path / "base", *chain))
     try:
         assert answer(engine, prompt="Say it.", stop_sequences=json.dumps(stops)) == (text, FinishReason.STOP)
     finally:

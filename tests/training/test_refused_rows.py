@@ -44,8 +44,16 @@ def test_all_of_them_are_named_before_anything_is_loaded(mistral: Path, mixed: P
         plan(mistral, mixed)
     lines = str(refused.value).splitlines()
     assert "3 of 10 rows can't be used" in lines[0] and "--skip_bad_rows" in lines[-1]
-    assert len(lines) == 3 and " rows 3, 6, 9: " in lines[1]
-    assert "refuses this conversation: Conversation roles must alternate" in lines[1]
+    assert [line.partition(": ")[0].split()[-1] for line in lines[1:4]] == ["3", "6", "9"]
+    assert all("refuses this conversation: Conversation roles must alternate" in line for line in lines[1:4])
+
+
+def test_many_of_one_kind_are_one_line(mistral: Path, tmp_path: Path) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [talk(n, "Be brief." if n % 3 == 0 else "") for n in range(1, 31)])
+    with pytest.raises(BadRows) as refused:
+        plan(mistral, rows)
+    lines = str(refused.value).splitlines()
+    assert len(lines) == 3 and " rows 3, 6, 9, 12, 15, 18, 21, 24 and 2 more: " in lines[1]
 
 
 def test_they_are_skipped_and_counted_where_that_is_asked(mistral: Path, mixed: Path) -> None:

@@ -1,0 +1,46 @@
+"""Whether a base can be trained, and its adapter used afterwards, before rows are read and weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+
+from alpaca.adapter.folder import BaseShape
+from alpaca.adapter.lora_config import names_of
+from alpaca.base.skeleton import skeleton
+from alpaca.errors import BadBase
+from alpaca.packed.model import check_head
+from alpaca.training.preflight import resolve_targets
+
+HOW = "or adapt others: --lora_target_modules q_proj,k_proj,v_proj,o_proj"
+
+
+def check_trainable(base: Path, wanted: Sequence[str]) -> None:
+    """Raise BadBase unless the layers to adapt are the same in the base's files and in the model made of them.
+
+    An adapter is verified against the files (`alpaca/adapter/folder.py`): one of other layers would be refused once it
+    is trained.
+    """
+    model = skeleton(base)
+    check_head(model)
+    targets = set(resolve_targets(base, wanted))
+    filed, built = (
+        {name for name in names if not targets.isdisjoint(names_of(name))}
+        for names in (BaseShape(base).linears, _linears(model))
+    )
+    if unknown := filed - built:
+        raise BadBase(
+            f"{base} has {len(unknown)} matrices, {min(unknown)} for one, which the model of its config.json does not "
+            f"have as linear layers (experts may be joined into one). Take both from the same release, {HOW}"
+        )
+    if lacking := built - filed:
+        raise BadBase(
+            f"{base} lacks {len(lacking)} of the matrices that its config.json asks for, {min(lacking)} for one. Take "
+            "both from the same release"
+        )
+
+
+def _linears(model: nn.Module) -> set[str]:
+    return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
