@@ -12,7 +12,7 @@ from typing import Any
 from alpaca.base.forward_config import forward_config
 from alpaca.errors import BadBase
 
-EMBEDDING = "embed_tokens.weight"
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 COMPUTED = "rotary_emb.inv_freq"  # old checkpoints carry it along
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -147,12 +147,20 @@ def fingerprint(folder: Path) -> str:
     embedding = next((entry for name, entry in entries.items() if name.endswith(EMBEDDING)), None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update(_tokens_digest(folder, embedding.shape[0] if embedding and embedding.shape else None))
+    tied = bool(config.get("tie_word_embeddings"))
     for name in sorted(entries):
-        if name.endswith(COMPUTED) or (config.get("tie_word_embeddings") and name == "lm_head.weight"):
+        if name.endswith(COMPUTED) or (tied and name == HEAD and _is_copy(entries[name], embedding)):
             continue  # some writers store these, some don't
         digest.update(f"{name} {entries[name].dtype} {entries[name].shape}".encode())
         digest.update(sample(entries[name]))
     return digest.hexdigest()[:16]
+
+
+def _is_copy(head: TensorEntry, embedding: TensorEntry | None) -> bool:
+    """Whether a tied head holds what the embeddings do; transformers takes another one for a head of its own."""
+    if embedding is None or (head.dtype, head.shape) != (embedding.dtype, embedding.shape):
+        return False
+    return sample(head) == sample(embedding)
 
 
 def sample(entry: TensorEntry) -> bytes:

@@ -27,20 +27,25 @@ def check_trainable(base: Path, wanted: Sequence[str]) -> None:
     check_head(model)
     targets = set(resolve_targets(base, wanted))
     filed, built = (
-        {name for name in names if not targets.isdisjoint(names_of(name))}
-        for names in (BaseShape(base).linears, _linears(model))
+        {name: shape for name, shape in shapes.items() if not targets.isdisjoint(names_of(name))}
+        for shapes in (BaseShape(base).linears, _linears(model))
     )
-    if unknown := filed - built:
+    if unknown := filed.keys() - built.keys():
         raise BadBase(
             f"{base} has {len(unknown)} matrices, {min(unknown)} for one, which the model of its config.json does not "
             f"have as linear layers (experts may be joined into one). Take both from the same release, {HOW}"
         )
-    if lacking := built - filed:
+    if lacking := built.keys() - filed.keys():
         raise BadBase(
             f"{base} lacks {len(lacking)} of the matrices that its config.json asks for, {min(lacking)} for one. Take "
             "both from the same release"
         )
+    for name, shape in built.items():
+        if filed[name] != shape:
+            raise BadBase(f"{base}: {name} has shape {filed[name]}, its config.json says {shape}")
 
 
-def _linears(model: nn.Module) -> set[str]:
-    return {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def _linears(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Name → (out, in)."""
+    linears = ((name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear))
+    return {name: (module.out_features, module.in_features) for name, module in linears}

@@ -269,6 +269,15 @@ def test_the_same_with_and_without_a_copy_of_the_tied_head(copy: Path, tiny_base
     assert fingerprint(copy) == fingerprint(tiny_base)
 
 
+def test_another_with_a_head_that_is_said_to_be_tied_and_is_not(copy: Path, tiny_base: Path) -> None:
+    """As merging an adapter with a head of its own leaves it: transformers computes with the head that lies there."""
+    edit_weights(copy, lambda t: t.update({"lm_head.weight": -t["model.embed_tokens.weight"]}))
+    model, original = load_model(copy, "fp32", CPU), load_model(tiny_base, "fp32", CPU)
+    tokens = torch.arange(5, 9)[None]
+    assert torch.equal(model(tokens).logits, -original(tokens).logits)
+    assert fingerprint(copy) != fingerprint(tiny_base)
+
+
 def test_the_same_whatever_wrote_the_configuration(copy: Path, tiny_base: Path) -> None:
     edit_json(copy / "config.json", transformers_version="9.9", _name_or_path="/elsewhere", use_cache=False)
     (copy / "README.md").write_text("a copy")

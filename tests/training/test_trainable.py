@@ -18,9 +18,9 @@ from tests.training.runs import settings, train
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def set_layers(folder: Path, count: int) -> None:
+def edit(folder: Path, **fields: int) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": count}))
+    (folder / "config.json").write_text(json.dumps(config | fields))
 
 
 def without_prefix(folder: Path) -> None:
@@ -32,11 +32,18 @@ def without_prefix(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda folder: set_layers(folder, 1), "has 7 matrices, model.layers.1.mlp.down_proj for one, which the model"),
-        (lambda folder: set_layers(folder, 3), "lacks 7 of the matrices .* model.layers.2.mlp.down_proj for one"),
+        (
+            lambda folder: edit(folder, num_hidden_layers=1),
+            "has 7 matrices, model.layers.1.mlp.down_proj for one, which the model",
+        ),
+        (
+            lambda folder: edit(folder, num_hidden_layers=3),
+            "lacks 7 of the matrices .* model.layers.2.mlp.down_proj for one",
+        ),
+        (lambda folder: edit(folder, intermediate_size=96), r"has shape \(.*\), its config.json says \(.*96.*\)"),
         (without_prefix, "no layers that can be adapted: its weights have other names .*embed_tokens.weight for one"),
     ],
-    ids=["more layers than it says", "fewer layers", "names without a prefix"],
+    ids=["more layers than it says", "fewer layers", "other sizes", "names without a prefix"],
 )
 def test_weights_and_configuration_must_be_of_one_release(
     tiny_base: Path, rows: Path, tmp_path: Path, change: Callable[[Path], None], says: str
