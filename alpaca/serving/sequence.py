@@ -14,12 +14,17 @@ from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
 from alpaca.serving.text import TextStream
 
 
+Used = tuple[Adapter, float]
+"""An adapter and its strength."""
+
+
 @dataclass(eq=False)
 class Job:
     """A request that was admitted: checked, encoded, and not over until each of its answers is."""
 
     request: GenerationRequest
-    adapter: Adapter | None
+    adapters: tuple[Used, ...]
+    """Those that change the answer."""
     prompt: list[int]
     max_tokens: int
     scope: str = ""
@@ -33,8 +38,7 @@ class Job:
     @property
     def key(self) -> Key:
         """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
-        digest, scale = ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
-        return f"{digest}{self.scope}", scale
+        return tuple(sorted((adapter.digest, scale) for adapter, scale in self.adapters)), self.scope
 
 
 @dataclass(eq=False)
@@ -51,9 +55,10 @@ class Sequence:
     computed: int = 0
     """So many of them are in the cache."""
     slot: Slot | None = None
-    place: Place | None = None
+    places: tuple[tuple[Place, float], ...] = ()
+    """Where its adapters lie, each with its strength."""
     blocked: float | None = None
-    """Since when all places for its adapter have been in use."""
+    """Since when others have used too much of the room for its adapters."""
     started: float | None = None
     first_token: float | None = None
     said: int = 0
