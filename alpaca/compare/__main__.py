@@ -36,8 +36,8 @@ BASE = "base"
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m alpaca.compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
-                        help="folders, archives or https URLs; 'base' is the base alone; a:0.7+b:0.5 makes one answer of "
-                             "two adapters, each at its own strength")  # fmt: skip
+                        help="folders, archives or https URLs; 'base' is the base alone; a:0.7+b:0.5 makes one answer "
+                             "of two adapters, each at its own strength")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
     parser.add_argument("--prompts", type=as_written, metavar="FILE",
                         help="a file with one prompt a line, or a .jsonl with instruction and input")  # fmt: skip

@@ -13,7 +13,6 @@ from alpaca.serving.slots import Grant, Key, Slot
 from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
 from alpaca.serving.text import TextStream
 
-
 Used = tuple[Adapter, float]
 """An adapter and its strength."""
 

@@ -102,7 +102,9 @@ def test_any_text_is_read_or_refused_with_a_code(text: str) -> None:
         assert len(composition.parts) <= MAX_ADAPTERS
 
 
-@given(st.lists(st.text(min_size=1, max_size=20).filter(lambda n: n != "none" and "://" not in n), unique=True, max_size=8))
+@given(
+    st.lists(st.text(min_size=1, max_size=20).filter(lambda n: n != "none" and "://" not in n), unique=True, max_size=8)
+)
 def test_every_name_can_be_written_in_a_list(names: list[str]) -> None:
     names = [name for name in names if not name.lower().startswith(("data:", "file:"))] or ["a"]
     composition = parse_composition(json.dumps([{"name": name} for name in names]))
