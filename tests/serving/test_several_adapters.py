@@ -290,11 +290,11 @@ def test_each_is_read_once_however_many_compositions_wait_for_it(opened: Open, s
 
 
 def test_those_that_are_there_make_no_room_for_those_that_are_not(opened: Open, oracle: Oracle) -> None:
-    engine = opened(columns=64)
+    engine = opened(columns=48)
     ask(engine, "a")
     ask(engine, "patterns")  # used later than a, and all the same it is the one to go
     assert ask(engine, "a:0.7+b:0.5") == oracle.chat("hay", "a:0.7+b:0.5")
-    assert (engine.stats().loads, engine.stats().adapters) == (3, 3)
+    assert (engine.stats().loads, engine.stats().adapters) == (3, 2)
     assert ask(engine, "a:0.7+b:0.5", "more") == oracle.chat("more", "a:0.7+b:0.5")
     ask(engine, "with-chat+b+a")
     assert (engine.stats().loads, engine.stats().adapters) == (4, 3)
