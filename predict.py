@@ -110,7 +110,7 @@ class Runner(BaseRunner):
         ),
         adapter: Optional[str] = Input(
             default=None,
-            description="An adapter's name on the server, or the https URL of its archive; none: the base alone.",
+            description="A name on the server, a URL, several as a:0.7+b:0.5 or a JSON list; none: the base alone.",
         ),
         adapter_scale: float = Input(
             default=1.0, ge=0, le=4, description="Strength of the adapter: 0 is the base alone, 1 as trained."

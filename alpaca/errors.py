@@ -58,6 +58,12 @@ class ConflictingInputs(BadRequest):
     code = "E1005"
 
 
+class BadComposition(BadRequest):
+    """Adapters that can't make one answer together, or a text that names several and can't be read."""
+
+    code = "E1006"
+
+
 class GenerationFailed(AlpacaError):
     """A request that was in order and failed all the same, such as for memory; others are not touched by it."""
 

@@ -24,11 +24,12 @@ sys.path.insert(0, str(ROOT))
 
 from alpaca.base.find import resolve_base  # noqa: E402
 from alpaca.base.load import load_model, load_tokenizer  # noqa: E402
+from alpaca.serving.composition import BASE_ALONE  # noqa: E402
 from alpaca.serving.engine import Engine  # noqa: E402
 from alpaca.serving.inputs import request_from_inputs  # noqa: E402
 from alpaca.serving.limits import EngineLimits  # noqa: E402
 from alpaca.serving.loading import LoadedBase, open_engine  # noqa: E402
-from alpaca.serving.request import BASE_ALONE, GenerationRequest  # noqa: E402
+from alpaca.serving.request import GenerationRequest  # noqa: E402
 from alpaca.serving.stream import Stream  # noqa: E402
 from alpaca.serving.together import answers  # noqa: E402
 

@@ -2,6 +2,7 @@
 
     python -m alpaca.compare --adapters base lora-alpaca --prompt "Tell me something about alpacas."
     python -m alpaca.compare --adapters base lora-a lora-b --prompts questions.txt --html answers.html
+    python -m alpaca.compare --adapters base lora-a:0.5 "lora-a:0.7+lora-b:0.5" --prompts questions.txt
     python -m alpaca.compare --server http://localhost:5000 --adapters none lora-a --prompts questions.txt
 
 The base is loaded once and answers all at the same time; with --server a running server does. Answers are greedy
@@ -11,8 +12,10 @@ unless --temperature says otherwise, so that runs can be compared.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from alpaca.base.precision import PRECISIONS
@@ -24,8 +27,8 @@ from alpaca.errors import EmptyPrompt, exit_on_error
 from alpaca.files import written_aside
 from alpaca.paths import PROJECT, as_written
 from alpaca.progress import say_aside
+from alpaca.serving.composition import BASE_ALONE, Composition, Part, parse_composition
 from alpaca.serving.inputs import request_from_inputs
-from alpaca.serving.request import BASE_ALONE
 
 BASE = "base"
 
@@ -33,7 +36,8 @@ BASE = "base"
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m alpaca.compare", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--adapters", nargs="+", default=[BASE], metavar="ADAPTER",
-                        help="folders, archives or https URLs; 'base' is the base alone")  # fmt: skip
+                        help="folders, archives or https URLs; 'base' is the base alone; a:0.7+b:0.5 makes one answer "
+                             "of two adapters, each at its own strength")  # fmt: skip
     parser.add_argument("--prompt", action="append", default=[], help="what to ask; may be repeated")
     parser.add_argument("--prompts", type=as_written, metavar="FILE",
                         help="a file with one prompt per line, or a .jsonl with instruction and input")  # fmt: skip
@@ -88,26 +92,35 @@ def main() -> None:
 
 
 def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:
-    from alpaca.serving.adapters import check_given, is_url
     from alpaca.serving.limits import EngineLimits, default_roots
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.together import answers
 
     limits = EngineLimits(roots=default_roots(PROJECT))
-    requests = [request_from_inputs(**inputs) for inputs in asked]
-    for number, request in enumerate(requests):
-        name = str(request.adapter)
-        if name != BASE_ALONE and not is_url(name):
-            check_given(name, limits.roots)
-            requests[number] = replace(
-                request, adapter=as_written(name)
-            )  # whoever types the command may name any folder
+    named = {name: _named_here(name, limits.roots) for name in dict.fromkeys(inputs["adapter"] for inputs in asked)}
+    requests = [
+        replace(request_from_inputs(**{**inputs, "adapter": None}), adapter=named[inputs["adapter"]])
+        for inputs in asked
+    ]
     base = load_base(options.base_model, options.precision, say=say_aside)
     engine = open_engine(base, limits=limits, say=say_aside)
     try:
         return [answer.text for answer in answers(engine, requests)]
     finally:
         engine.close()
+
+
+def _named_here(name: str, roots: Sequence[Path]) -> Composition:
+    """What is meant by whoever types the command, and may name any folder, also one whose path holds a + or a colon."""
+    from alpaca.serving.adapters import check_given, is_url
+
+    if name != BASE_ALONE and os.path.exists(as_written(name)):
+        parts: tuple[Part, ...] = (Part(name),)
+    else:
+        parts = parse_composition(name).parts
+    for part in parts:
+        check_given(part.source, roots)
+    return Composition(tuple(p if is_url(str(p.source)) else replace(p, source=as_written(p.source)) for p in parts))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from alpaca.evaluation.budget import affordable
 from alpaca.evaluation.probes import Probe
 from alpaca.progress import Say, progress
 from alpaca.prompts.example import Example
+from alpaca.serving.composition import Composition, Part
 from alpaca.serving.engine import Engine
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.stream import FinishReason
@@ -124,6 +125,6 @@ def _request(question: Question, adapter: Path, scale: float) -> GenerationReque
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],
         seed=0,
-        adapter=adapter.resolve(),
+        adapter=Composition((Part(adapter.resolve()),)),
         adapter_scale=scale,
     )

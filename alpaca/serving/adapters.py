@@ -23,10 +23,10 @@ from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, Download
 from alpaca.prompts.find import template_from_card
 from alpaca.prompts.template import Template
 from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
+from alpaca.serving.composition import called
 from alpaca.serving.download import Limits
 from alpaca.serving.flights import Crowded, Flights
 from alpaca.serving.roots import Root, not_there
-from alpaca.words import shown_url
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
@@ -240,12 +240,6 @@ def check_source(source: str) -> None:
         raise AdapterNotFound(f"an adapter's name holds a character that can't be in one: {ascii(source)[:120]}")
     if source.startswith(("\\\\", "//")):
         raise AdapterNotFound("an adapter's name is a network path; give a path or an https:// URL")
-
-
-def called(source: str) -> str:
-    """How logs and messages call a source: without query and user name, at most 120 characters."""
-    name = shown_url(source) if "://" in source else source
-    return name if len(name) <= 120 else f"{name[:119]}…"
 
 
 def content_digest(folder: Path) -> str:

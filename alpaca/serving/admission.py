@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from alpaca.cancellation import NEVER, Cancellation
-from alpaca.errors import EmptyPrompt, PromptTooLong
+from alpaca.errors import BadComposition, EmptyPrompt, PromptTooLong
 from alpaca.prompts.encode import encode_prompt, prompt_at_least
 from alpaca.prompts.find import load_template
 from alpaca.prompts.literal import LiteralTemplate
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.default import DefaultAdapter
-from alpaca.serving.lora import LoraStack
-from alpaca.serving.request import BASE_ALONE, GenerationRequest
+from alpaca.serving.lora import LoraStack, largest_rank
+from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed
-from alpaca.serving.sequence import Job, Sequence
+from alpaca.serving.sequence import Job, Sequence, Used
 from alpaca.serving.text import TextStream, stop_ids
 
 DRAWN_SEEDS = 2**31  # `cog run -i seed=` takes 32-bit signed numbers, and what an answer reports can be asked again
@@ -36,7 +36,7 @@ class Admission:
 
     tokenizer: Any
     template: Template
-    """For requests that name none and whose adapter brings none."""
+    """For requests that name none and whose adapters bring none."""
     adapters: AdapterStore
     default: DefaultAdapter | None
     """The adapter of requests that name none."""
@@ -53,41 +53,57 @@ class Admission:
     def admit(self, request: GenerationRequest, cancellation: Cancellation = NEVER) -> Job:
         """The request as a job with its answers. It may take as long as the download of an adapter does.
 
-        Raises the coded error of what is wrong: of the adapter (E4…), the template (E2…), EmptyPrompt, or
-        PromptTooLong with both numbers; and Cancelled as soon as `cancellation` is requested.
+        Raises the coded error of what is wrong: of an adapter (E4…), the template (E2…), BadComposition, EmptyPrompt,
+        or PromptTooLong with both numbers; and Cancelled as soon as `cancellation` is requested.
         """
-        adapter = self._adapter_for(request, cancellation)
+        adapters = self._adapters_for(request, cancellation)
         cancellation.check()
-        template = self._template_for(request, adapter)
+        template = self._template_for(request, [adapter for adapter, _ in adapters])
         self._room(request, prompt_at_least(self.tokenizer, request.example), "at least ")
         prompt = encode_prompt(self.tokenizer, template, request.example)
         if not prompt:  # some tokenizers drop characters
             raise EmptyPrompt("the prompt has no token: the base's tokenizer knows none of its characters")
-        used = adapter if request.adapter_scale else None
+        used = tuple((adapter, scale) for adapter, scale in adapters if scale)
         scope = f" {secrets.token_hex(8)}" if self.separate else ""
         job = Job(request, used, prompt, self._room(request, len(prompt)), scope)
         self._add_answers(job, template)
         return job
 
-    def _adapter_for(self, request: GenerationRequest, cancellation: Cancellation) -> Adapter | None:
-        if request.adapter == BASE_ALONE:
-            return None
+    def _adapters_for(self, request: GenerationRequest, cancellation: Cancellation) -> list[Used]:
+        """The adapters of a request, each with its whole strength, found and checked."""
+        found: list[Used] = []
         if request.adapter is not None:
-            source, trusted = str(request.adapter), isinstance(request.adapter, Path)
-            adapter = self.adapters.find(source, trusted=trusted, cancellation=cancellation)
+            for part in request.adapter.parts:
+                source, trusted = str(part.source), isinstance(part.source, Path)
+                adapter = self.adapters.find(source, trusted=trusted, cancellation=cancellation)
+                found.append((adapter, part.scale * request.adapter_scale))
         elif self.default is not None:
-            adapter = self.default.find(lambda found: self.stack.find(found.digest) is not None, cancellation)
-        else:
-            return None
-        self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, request.adapter_scale)
-        return adapter
+            adapter = self.default.find(lambda last: self.stack.find(last.digest) is not None, cancellation)
+            found.append((adapter, request.adapter_scale))
+        for adapter, scale in found:
+            self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, scale)
+        self._check_together([adapter for adapter, _ in found])
+        return found
 
-    def _template_for(self, request: GenerationRequest, adapter: Adapter | None) -> Template:
+    def _check_together(self, adapters: list[Adapter]) -> None:
+        """Raise BadComposition for adapters each of which can be served, but not in one answer."""
+        names: dict[str, str] = {}
+        for adapter in adapters:
+            if adapter.files.spec.use_dora and len(adapters) > 1:
+                raise BadComposition(
+                    f"{adapter.name} is a DoRA adapter, which answers alone: leave it or the others out"
+                )
+            if adapter.digest in names:
+                raise BadComposition(f"{names[adapter.digest]} and {adapter.name} are the same adapter: name it once")
+            names[adapter.digest] = adapter.name
+        self.stack.check_together([(a.name, largest_rank(a.files.spec, a.files.modules)) for a in adapters])
+
+    def _template_for(self, request: GenerationRequest, adapters: list[Adapter]) -> Template:
         wanted = request.prompt_template
         if not isinstance(wanted, str):
             return wanted
         if not wanted:
-            return adapter.template if adapter is not None and adapter.template is not None else self.template
+            return _shared_template(adapters) or self.template
         if "{" in wanted or "\n" in wanted:
             return LiteralTemplate(wanted)
         return load_template(wanted, self.tokenizer, allow_path=False)
@@ -125,3 +141,21 @@ class Admission:
         turn_end = () if template.turn_end is None else (template.turn_end,)
         found = dict.fromkeys((*self.eos_ids, *turn_end, *stop_ids(self.tokenizer, stops)))
         return tuple(token for token in found if token < self.vocabulary)
+
+
+def _shared_template(adapters: list[Adapter]) -> Template | None:
+    """The template that all adapters with a card were trained with. Raises BadComposition where they differ."""
+    carded = [(adapter.name, adapter.template) for adapter in adapters if adapter.template is not None]
+    for name, template in carded[1:]:
+        first_name, first = carded[0]
+        if _wording(template) != _wording(first):
+            raise BadComposition(
+                f"{first_name} was trained with the template {first.name}, and {name} with another, {template.name}: "
+                "say which to use in prompt_template"
+            )
+    return carded[0][1] if carded else None
+
+
+def _wording(template: Template) -> dict[str, Any]:
+    """What a template makes of prompts, whatever it is called."""
+    return {key: value for key, value in template.card().items() if key not in ("name", "description")}

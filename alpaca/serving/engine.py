@@ -184,10 +184,10 @@ class Engine:
     def _admit(self) -> None:
         """Give waiting answers slots, in their order, as long as there are any.
 
-        The first whose adapter is not in memory waits for it. Meanwhile those behind it that need no adapter, or whose
-        adapter is there, go past, unless it would have to wait longer for their sake.
+        The first whose adapters are not all in memory waits for them, and holds none. Meanwhile those behind it that
+        need no adapter, or whose adapters are there, go past, unless it would have to wait longer for their sake.
         """
-        self._reader.forget_all_but({answer.job.adapter.digest for answer in self._waiting if answer.job.adapter})
+        self._reader.forget_all_but({used.digest for answer in self._waiting for used, _ in answer.job.adapters})
         first: Sequence | None = None
         for answer in list(self._waiting):
             if not self._slots.free:
@@ -195,46 +195,54 @@ class Engine:
             if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
                 continue
             try:
-                if answer.job.adapter is None or self._find_place(answer, answer.job.adapter, first):
+                if not answer.job.adapters or self._find_places(answer, first):
                     self._start(answer)
                 else:
                     first = first or answer
             except Exception as error:
                 self._fail(answer.job, error)
 
-    def _find_place(self, answer: Sequence, adapter: Adapter, first: Sequence | None) -> bool:
-        """Give an answer its adapter's place; False while it has to wait, behind `first` where there is one."""
-        place = self._stack.find(adapter.digest)
+    def _find_places(self, answer: Sequence, first: Sequence | None) -> bool:
+        """Pin all of an answer's adapters, or none: False while it has to wait, behind `first` where there is one."""
+        adapters = [adapter for adapter, _ in answer.job.adapters]
+        places = self._stack.find_all([adapter.digest for adapter in adapters])
         if first is None:
-            place = place or self._make_place(answer, adapter)
+            places = places or self._make_places(answer, adapters)
         elif first.blocked and self._delays(answer):
-            place = None
-        if place is not None:
+            places = None
+        if places is None:
+            return False
+        for place in places:
             self._stack.pin(place)
-            answer.place = place
-        return place is not None
+        answer.places = tuple(zip(places, (scale for _, scale in answer.job.adapters), strict=True))
+        return True
 
     def _delays(self, answer: Sequence) -> bool:
-        """Whether an adapter might stay in use for longer than it may now, if this answer ran too.
+        """Whether adapters might stay in use for longer than they may now, if this answer ran too.
 
         While somebody waits for room nothing that does begins, so the wait has an end however many requests come.
         """
-        return answer.longest > max((other.longest for other in self._running if other.place), default=0)
+        return answer.longest > max((other.longest for other in self._running if other.places), default=0)
 
-    def _make_place(self, answer: Sequence, adapter: Adapter) -> Place | None:
-        """A place for an adapter that has none yet; None while it is being read or all places are in use."""
-        weights = self._reader.read(adapter)
-        if weights is None:
+    def _make_places(self, answer: Sequence, adapters: list[Adapter]) -> list[Place] | None:
+        """Places for all of an answer's adapters, of which some may have one; None while they are being read or those
+        in use leave too little room."""
+        there = [place for adapter in adapters if (place := self._stack.find(adapter.digest)) is not None]
+        missing = [adapter for adapter in adapters if self._stack.find(adapter.digest) is None]
+        read = {adapter.digest: self._reader.read(adapter) for adapter in missing}
+        ready = {digest: weights for digest, weights in read.items() if weights is not None}
+        if len(ready) < len(missing):
             return None
-        place = self._stack.put(adapter.digest, weights)
-        if place is None:
+        room = self._stack.put(ready, beside=there)
+        if not room:
             answer.blocked = answer.blocked or time.perf_counter()
             if time.perf_counter() - answer.blocked <= PATIENCE:
                 return None
-        self._reader.forget(adapter)
-        if place is None:
+        for adapter in missing:
+            self._reader.forget(adapter)
+        if not room:
             raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
-        return place
+        return self._stack.find_all([adapter.digest for adapter in adapters])
 
     def _start(self, answer: Sequence) -> None:
         grant = self._slots.take(answer.job.key, answer.tokens)
@@ -301,7 +309,7 @@ class Engine:
             torch.cuda.empty_cache()
 
     def _give_back(self, answer: Sequence, *, broken: bool = False) -> None:
-        """Free what an answer holds: its slot and its pin on the adapter."""
+        """Free what an answer holds: its slot and its pins on the adapters."""
         with self._lock:
             for group in (self._running, self._waiting):
                 with contextlib.suppress(ValueError):
@@ -310,9 +318,9 @@ class Engine:
             self._cache.end(answer.slot.number, len(answer.tokens))
             self._slots.release(answer.slot, broken=broken)
             answer.slot = None
-        if answer.place is not None:
-            self._stack.unpin(answer.place)
-            answer.place = None
+        for place, _ in answer.places:
+            self._stack.unpin(place)
+        answer.places = ()
 
     def _end_all(self, failure: EngineStopped | None) -> None:
         """The engine stops: what runs is cancelled, or fails with `failure`; what waits is refused."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from alpaca.errors import BadMessages, ConflictingInputs, OutOfRange
 from alpaca.prompts.example import Example
+from alpaca.serving.composition import parse_composition
 from alpaca.serving.request import BOUNDS, GenerationRequest
 
 MAX_MESSAGES = 1000
@@ -33,7 +34,7 @@ def request_from_inputs(
 ) -> GenerationRequest:
     """Make a request of predict.py's inputs; `settings` are GenerationRequest's fields by name.
 
-    Raises the coded error of what is wrong: EmptyPrompt, BadMessages, OutOfRange, ConflictingInputs.
+    Raises the coded error of what is wrong: EmptyPrompt, BadMessages, OutOfRange, ConflictingInputs, BadComposition.
     """
     # A form that sends every field sends empty ones too: an empty name is no name.
     settings["adapter"] = adapter or None
@@ -47,7 +48,9 @@ def request_from_inputs(
             settings[OLDER_NAMES[old]] = _one_of(OLDER_NAMES[old], settings, old, value)
     if settings.get("total_tokens") is not None and settings.get("max_tokens", 512) != DEFAULTS["max_tokens"]:
         raise ConflictingInputs("max_tokens and total_tokens both say how long the answer may be: give one")
+    named: str | None = settings.pop("adapter")
     return GenerationRequest(
+        adapter=None if named is None else parse_composition(named),
         example=example_from_inputs(prompt, input, system_prompt, messages),
         stop_sequences=parse_stop_sequences(stop_sequences or ""),
         prompt_template=prompt_template or "",

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 
 import torch
 from torch import Tensor
 
 from alpaca.adapter.folder import PREFIX
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.errors import BadAdapter
+from alpaca.errors import BadAdapter, BadComposition
 from alpaca.serving.projection import Mix, Projection, up_dtypes
+from alpaca.words import joined
 
 PAGE = 16  # columns; ranks are rounded up to it
 LARGEST = 1e4  # of A, B and DoRA's factors: every token meets every adapter's A, and inf · 0 would be NaN for all
@@ -55,7 +57,7 @@ class LoraStack:
 
     def check(self, name: str, spec: LoraSpec, modules: tuple[str, ...], scale: float) -> None:
         """Raise BadAdapter for one that can't be served, whatever else is loaded."""
-        rank = max(spec.rank(module) for module in modules)
+        rank = largest_rank(spec, modules)
         if _round_up(rank) > self.columns:
             raise BadAdapter(
                 f"{name} has rank {rank}, and this server has room for {self.columns}; raise MAX_LORA_COLUMNS"
@@ -65,6 +67,16 @@ class LoraStack:
         for module in modules:
             if module not in self.projections:
                 raise BadAdapter(f"{name} adapts {module}, which the engine can't adapt")
+
+    def check_together(self, ranks: Sequence[tuple[str, int]]) -> None:
+        """Raise BadComposition for adapters, by name and rank, that never find room in memory at the same time."""
+        taken = sum(_round_up(rank) for _, rank in ranks)
+        if taken > self.columns:
+            listed = joined(f"{name} has rank {rank}" for name, rank in ranks)
+            raise BadComposition(
+                f"{listed}: in steps of {PAGE} they take {taken} together, and this server has room for "
+                f"{self.columns}; name fewer, or raise MAX_LORA_COLUMNS"
+            )
 
     def prepare(self, spec: LoraSpec, modules: tuple[str, ...], tensors: Mapping[str, Tensor]) -> Weights:
         """Scale and turn an adapter's tensors. It reads the base's weights and changes nothing: safe in any thread."""
@@ -81,17 +93,32 @@ class LoraStack:
                 if part is not None and not part.abs().max() <= LARGEST:
                     raise BadAdapter(f"{module} holds numbers beyond {LARGEST:,.0f}, alpha / r included")
             prepared[module] = (a, b.T.contiguous(), gain)
-        return Weights(max(spec.rank(module) for module in modules), prepared)
+        return Weights(largest_rank(spec, modules), prepared)
 
     def find(self, digest: str) -> Place | None:
         """Where the adapter lies, if it is loaded."""
         return self._places.get(digest)
 
-    def put(self, digest: str, weights: Weights) -> Place | None:
-        """Copy an adapter in, or return None where answers in progress pin too many columns."""
-        pages = self._make_room(_round_up(weights.rank) // PAGE)
+    def find_all(self, digests: Sequence[str]) -> list[Place] | None:
+        """Where several adapters lie, in their order; None unless all of them are loaded."""
+        places = [place for digest in digests if (place := self._places.get(digest)) is not None]
+        return places if len(places) == len(digests) else None
+
+    def put(self, read: Mapping[str, Weights], beside: Sequence[Place] = ()) -> bool:
+        """Copy adapters in, by content hash, all or none: False where answers in progress pin too many columns.
+
+        `beside`: adapters that are needed together with them, so they make no room.
+        """
+        counts = [_round_up(weights.rank) // PAGE for weights in read.values()]
+        pages = self._make_room(sum(counts), beside)
         if pages is None:
-            return None
+            return False
+        for (digest, weights), count in zip(read.items(), counts, strict=True):
+            self._copy_in(digest, weights, pages[:count])
+            pages = pages[count:]
+        return True
+
+    def _copy_in(self, digest: str, weights: Weights, pages: list[int]) -> None:
         device = next(iter(self.projections.values()))[0].weight.device
         columns = torch.tensor([page * PAGE + column for page in pages for column in range(PAGE)], device=device)
         strength = torch.zeros(self.columns, device=device)
@@ -105,10 +132,8 @@ class LoraStack:
             if gain is not None:
                 dora = True
                 projection.set_gain(digest, member, gain)
-        place = Place(digest, pages, strength, (max(pages) + 1) * PAGE, dora)
-        self._places[digest] = place
+        self._places[digest] = Place(digest, pages, strength, (max(pages) + 1) * PAGE, dora)
         self.loaded += 1
-        return place
 
     def pin(self, place: Place) -> None:
         """Keep an adapter in memory until it is unpinned as often."""
@@ -127,9 +152,10 @@ class LoraStack:
     def __len__(self) -> int:
         return len(self._places)
 
-    def _make_room(self, count: int) -> list[int] | None:
+    def _make_room(self, count: int, beside: Sequence[Place]) -> list[int] | None:
         """The lowest `count` free pages; adapters not in use are given up for them, the least recently used first."""
-        idle = sorted((p for p in self._places.values() if not p.pins), key=lambda p: p.last_used, reverse=True)
+        idle = [place for place in self._places.values() if not place.pins and place not in beside]
+        idle.sort(key=lambda place: place.last_used, reverse=True)
         if len(self._free_pages()) + sum(len(place.pages) for place in idle) < count:
             return None
         while len(free := self._free_pages()) < count:
@@ -157,12 +183,17 @@ class LoraStack:
         return magnitude.to(weight.device) / torch.linalg.vector_norm(merged, dim=1)
 
 
+def largest_rank(spec: LoraSpec, modules: Sequence[str]) -> int:
+    """How many columns of each layer an adapter of these modules takes, before they are rounded up to pages."""
+    return max(spec.rank(module) for module in modules)
+
+
 def _round_up(rank: int) -> int:
     return -(-rank // PAGE) * PAGE
 
 
-User = tuple[Place | None, float, int]
-"""An adapter's place (None: the base alone), its scale, and how many tokens use it."""
+User = tuple[Sequence[tuple[Place, float]], int]
+"""Where adapters lie, each with its strength (none: the base alone), and how many tokens use them together."""
 
 
 def mix(users: Sequence[User], members: set[int], dtype: torch.dtype) -> Mix | None:
@@ -170,18 +201,20 @@ def mix(users: Sequence[User], members: set[int], dtype: torch.dtype) -> Mix | N
 
     `members`: the sizes of projection there are; `dtype`: the base's.
     """
-    width = max((place.width for place, _, _ in users if place), default=0)
-    if not width:
+    used = [place for places, _ in users for place, _ in places]
+    if not used:
         return None
-    nothing = next(place.strength.new_zeros(width) for place, _, _ in users if place)
+    width = max(place.width for place in used)
+    nothing = used[0].strength.new_zeros(width)
     rows: list[Tensor] = []
     gains: dict[str, list[int]] = {}
     done = 0
-    for place, scale, count in users:
-        row = nothing if place is None else place.strength[:width] * scale
-        rows.append(row.expand(count, width))
-        if place is not None and place.dora:
-            gains.setdefault(place.digest, []).extend(range(done, done + count))
+    for places, count in users:
+        scaled = [place.strength[:width] * scale for place, scale in places]
+        rows.append((reduce(torch.add, scaled) if scaled else nothing).expand(count, width))
+        for place, _ in places:
+            if place.dora:
+                gains.setdefault(place.digest, []).extend(range(done, done + count))
         done += count
     strengths = torch.cat(rows)
     strengths = strengths.to(up_dtypes(dtype, strengths.device)[0 if done == 1 else -1])

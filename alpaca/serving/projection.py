@@ -4,7 +4,8 @@
 
 A holds the down-projections of all loaded adapters, B the up-projections, already scaled by alpha / r. A token's row
 of `strengths` has its adapter's scale in the columns that belong to this adapter and 0 elsewhere, so every token of a
-batch may use another adapter. Where the base is dense, A lies below W in one matrix: one product gives both.
+batch may use another adapter, or several, which add up. Where the base is dense, A lies below W in one matrix: one
+product gives both.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from alpaca.adapter.folder import changed_modules, load_tensors
+from alpaca.errors import AlpacaError
 from alpaca.progress import Say
 from alpaca.serving.adapters import Adapter
 from alpaca.serving.lora import LoraStack, Weights
@@ -50,7 +51,13 @@ class AdapterReader:
         self.thread.shutdown()
 
     def _load(self, adapter: Adapter) -> Weights:
-        """Read an adapter from disk and say what it changes."""
+        """Read an adapter from disk and say what it changes. What goes wrong with it is said by its name."""
+        try:
+            return self._prepared(adapter)
+        except AlpacaError as error:
+            raise error if adapter.name in error.message else type(error)(f"{adapter.name}: {error.message}") from None
+
+    def _prepared(self, adapter: Adapter) -> Weights:
         tensors, files = load_tensors(adapter.files), adapter.files
         changed = changed_modules(tensors)
         self._say(f"adapter: {adapter.name} changes {changed} of its {len(files.modules)} modules")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 from alpaca.errors import ConflictingInputs, EmptyPrompt, OutOfRange
 from alpaca.prompts.example import Example
 from alpaca.prompts.template import MAX_TEXT_CHARS, Template
+from alpaca.serving.composition import SCALES, Composition
 
 MAX_STOP_SEQUENCES = 16
 MAX_STOP_CHARS = 256
-MAX_ADAPTER_CHARS = 2048
 
 # field → (lowest, highest); whole numbers where both ends are ints
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -28,10 +27,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "frequency_penalty": (-5.0, 5.0),
     "seed": (0, 2**32 - 1),
     "n": (1, 5),
-    "adapter_scale": (0.0, 4.0),
+    "adapter_scale": SCALES,
 }
-BASE_ALONE = "none"
-"""The name by which a request asks for the base without any adapter."""
 OPTIONAL = ("seed", "total_tokens")
 
 
@@ -68,18 +65,15 @@ class GenerationRequest:
     prompt_template: str | Template = ""
     """A template's name, or a text with {prompt} in it; empty takes the adapter's, else the base's. Within this process
     also a template itself: request_from_inputs, which clients' inputs go through, takes texts only."""
-    adapter: str | Path | None = None
-    """A folder or archive in the server's adapter folder, or an https URL; "none" is the base alone; None takes the
-    default adapter. Within this process also a path, which may lie anywhere: clients' inputs are texts."""
+    adapter: Composition | None = None
+    """The adapters that make the answer together, each at its own strength; None takes the default adapter."""
     adapter_scale: float = 1.0
-    """Strength of the adapter: 0 is the base alone, 1 as trained."""
+    """Strength of all adapters, times each one's own: 0 is the base alone, 1 as trained."""
     total_tokens: int | None = None
     """Prompt and answer together may have this many tokens (an older way to say max_tokens)."""
 
     def __post_init__(self) -> None:
         self._check_text()
-        if isinstance(self.adapter, str) and not 1 <= len(self.adapter) <= MAX_ADAPTER_CHARS:
-            raise OutOfRange(f"adapter has {len(self.adapter):,} characters: it must have 1 to {MAX_ADAPTER_CHARS:,}")
         for name in BOUNDS:
             self._check_number(name)
         if self.min_tokens > self.max_tokens:

@@ -13,13 +13,17 @@ from alpaca.serving.slots import Grant, Key, Slot
 from alpaca.serving.stream import Chunk, FinishReason, Stream, Usage
 from alpaca.serving.text import TextStream
 
+Used = tuple[Adapter, float]
+"""An adapter and its strength."""
+
 
 @dataclass(eq=False)
 class Job:
     """A request that was admitted: checked, encoded, and not over until each of its answers is."""
 
     request: GenerationRequest
-    adapter: Adapter | None
+    adapters: tuple[Used, ...]
+    """Those that change the answer."""
     prompt: list[int]
     max_tokens: int
     scope: str = ""
@@ -31,16 +35,15 @@ class Job:
     """The stream has ended."""
 
     def end(self, error: Exception | None = None) -> None:
-        """Nothing more of it is made. Its adapter's files may go from the cache at once: a job and its answers refer to
+        """Nothing more of it is made. Its adapters' files may go from the cache at once: a job and its answers refer to
         each other, and would keep them in use until Python looks for such circles, which may take long."""
-        self.over, self.adapter = True, None
+        self.over, self.adapters = True, ()
         self.stream.end(error)
 
     @property
     def key(self) -> Key:
         """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
-        digest, scale = ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)
-        return f"{digest}{self.scope}", scale
+        return tuple(sorted((adapter.digest, scale) for adapter, scale in self.adapters)), self.scope
 
 
 @dataclass(eq=False)
@@ -57,9 +60,10 @@ class Sequence:
     computed: int = 0
     """So many of them are in the cache."""
     slot: Slot | None = None
-    place: Place | None = None
+    places: tuple[tuple[Place, float], ...] = ()
+    """Where its adapters lie, each with its strength."""
     blocked: float | None = None
-    """Since when all places for its adapter have been in use."""
+    """Since when others have used too much of the room for its adapters."""
     started: float | None = None
     first_token: float | None = None
     said: int = 0

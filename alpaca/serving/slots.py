@@ -9,9 +9,10 @@ import numpy as np
 
 WORTH = 8  # tokens; a shorter common beginning isn't looked for
 
-Key = tuple[str, float]
-"""What makes keys and values valid for a request: the adapter's content hash, with the scope of those who may use them,
-and its scale; ("", 0.0) is the base."""
+Key = tuple[tuple[tuple[str, float], ...], str]
+"""What makes keys and values valid for a request: the content hashes of its adapters, each with its strength, in the
+order of the hashes, and the scope of those who may use them; without any adapter it is the base."""
+BASE: Key = ((), "")
 
 
 @dataclass
@@ -19,7 +20,7 @@ class Slot:
     """One place in the cache. `tokens` are those whose keys and values it holds, computed under `key`."""
 
     number: int
-    key: Key = ("", 0.0)
+    key: Key = BASE
     tokens: list[int] = field(default_factory=list)
     taken: bool = False
     last_used: int = 0

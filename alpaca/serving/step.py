@@ -31,15 +31,15 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
             wanted.append(len(tokens) - 1)
     padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS else 0
     device = decoder.device
-    users: list[User] = [(a.place, a.job.request.adapter_scale, count) for a, count in ordered]
-    asked: list[User] = [(a.place, a.job.request.adapter_scale, 1) for a, count in ordered if count == a.remaining]
+    users: list[User] = [(answer.places, count) for answer, count in ordered]
+    asked: list[User] = [(answer.places, 1) for answer, count in ordered if count == answer.remaining]
     step = Step(
         torch.tensor(tokens + [0] * padding, device=device),
         torch.tensor(positions + [0] * padding, device=device),
         torch.tensor(slots, device=device),
         _attention(ordered, decoder),
         torch.tensor(wanted, dtype=torch.long, device=device),
-        mix([*users, (None, 0.0, padding)], decoder.members, decoder.dtype),
+        mix([*users, ((), padding)], decoder.members, decoder.dtype),
         mix(asked, {1}, decoder.dtype) if decoder.head_projection else None,
     )
     return step, ordered

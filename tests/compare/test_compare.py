@@ -63,6 +63,24 @@ def test_a_wrong_name_is_told_before_anything_is_loaded(
     assert "E4001 AdapterNotFound: no adapter 'lora-nope'. There " in said and "base:" not in said
 
 
+def test_several_adapters_may_make_one_answer(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names are whatever the one who types them may name; a folder whose path holds a + or a colon is that folder."""
+    for seed, name in enumerate(("mine", "c++:2"), 1):
+        make_adapter(tiny_base, tmp_path / name, seed=seed)
+    monkeypatch.chdir(tmp_path)
+    both = '[{"name": "c++:2"}, {"name": "mine"}]'
+    asked = ["mine", "mine:1", "c++:2", '[{"name": "c++:2"}]', both]
+    options = ("--base_model", tiny_base, "--precision", "fp32", "--max_tokens", 12, "--prompt", "hay")
+    assert run(monkeypatch, "--adapters", *asked, *options) == 0
+    answers = [part.partition("\n")[2].strip() for part in capsys.readouterr().out.split("\n--- ")[1:]]
+    assert answers[0] == answers[1] != answers[2] == answers[3] != answers[4] != answers[0]
+    for wrong, says in (("mine+nowhere", "E4001 AdapterNotFound: no adapter 'nowhere'"), ("mine+./mine", "E1006")):
+        assert run(monkeypatch, "--adapters", wrong, *options) == 2
+        assert says in (said := capsys.readouterr().err) and "base:" not in said
+
+
 def test_prompts_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("\ufeff早安\n\nhay?\n", encoding="utf-8")
     assert compare.read_prompts(tmp_path / "p.txt") == [("早安", ""), ("hay?", "")]

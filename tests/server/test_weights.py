@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from alpaca.adapter.archive import pack
 from alpaca.cogserver.server import Server, ServerFailed
 from tests.conftest import ROOT
 from tests.server.over_http import Start, environment, post, post_together
+from tests.serving.oracle import Oracle
 from tests.serving.peft_adapters import edit_config, make_adapter
 
 pytestmark = pytest.mark.server
@@ -132,6 +134,28 @@ def test_adapters_named_by_requests_are_served_in_one_batch(
     assert said[:3] == said[4:7] == [expected] * 3
     assert said[3] == said[7] != expected
     assert older == [expected]
+    server.stop()
+
+
+def test_several_adapters_make_one_answer(start_server: Start, tiny_base: Path, adapter: Path, tmp_path: Path) -> None:
+    """A composition of names and one with a URL in it, in one batch with each adapter and the base."""
+    second = make_adapter(tiny_base, tmp_path / "second", seed=2, r=16, target_modules=["k_proj", "down_proj"])
+    shutil.copytree(adapter, tmp_path / "mine")
+    oracle = Oracle(tiny_base, tmp_path)
+    with file_server(tmp_path) as host:
+        pack(second, tmp_path / "packed.zip")
+        listed = [{"name": "mine", "scale": 0.7}, {"url": f"http://{host}/packed.zip", "scale": 0.5}]
+        server = start_server(tiny_base, ADAPTER_FOLDERS=str(tmp_path), ALPACA_ALLOWED_HOSTS=host)
+        named = ["mine:0.7+second:0.5", "mine", "second", "none", "second:1+mine:1.4"]
+        plain: dict[str, float | str] = {"prompt_template": "{prompt}"}
+        said = texts(server, *({**plain, "adapter": name} for name in named))
+        half = texts(
+            server, {**plain, "adapter": named[4], "adapter_scale": 0.5}, {**plain, "adapter": json.dumps(listed)}
+        )
+    assert said == [oracle.text("hay", name, max_tokens=16).strip() for name in named]
+    assert half == [said[0]] * 2
+    refused = post(server, {**ASK, "adapter": "mine:0.7+mine:0.5"}).json()
+    assert refused["status"] == "failed" and "E1006 BadComposition: adapter names mine twice" in refused["error"]
     server.stop()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from alpaca.base.load import load_model, load_tokenizer
+from alpaca.serving.composition import Composition, parse_composition
 
 
 class Oracle:
@@ -55,16 +56,37 @@ class Oracle:
         return text
 
     def model(self, adapter: str = "none", scale: float = 1.0) -> Any:
-        """The base with an adapter as PEFT puts it on, at a strength."""
+        """The base with an adapter as PEFT puts it on, at a strength; `a:0.5+b` is PEFT's weighted adapter of both."""
         if (adapter, scale) not in self._models:
             model: Any = load_model(self._base, "fp32")
             if adapter != "none":
-                from peft import PeftModel
-
-                assert self._adapters is not None
-                model = PeftModel.from_pretrained(model, str(self._adapters / adapter)).eval()
-                for module in model.modules():
-                    if hasattr(module, "lora_A"):
-                        module.scaling["default"] *= scale
+                model = self._composed(model, parse_composition(adapter), scale).eval()
             self._models[adapter, scale] = model
         return self._models[adapter, scale]
+
+    def merged(self, adapter: str) -> Any:
+        """The base with the adapters of a composition merged into its weights, one after the other."""
+        model: Any = load_model(self._base, "fp32")
+        for part in parse_composition(adapter).parts:
+            model = self._composed(model, Composition((part,)), 1.0).merge_and_unload()
+        return model
+
+    def _composed(self, model: Any, composition: Composition, scale: float) -> Any:
+        """PEFT takes a weighted adapter's other settings from the first, which must not be rank-stabilised."""
+        from peft import PeftModel
+
+        assert self._adapters is not None
+        folders = [str(self._adapters / part.source) for part in composition.parts]
+        weights = [part.scale * scale for part in composition.parts]
+        model = PeftModel.from_pretrained(model, folders[0])
+        if len(folders) == 1:
+            for module in model.modules():
+                if hasattr(module, "lora_A"):
+                    module.scaling["default"] *= weights[0]
+            return model
+        names = ["default", *(f"part-{number}" for number in range(2, len(folders) + 1))]
+        for name, folder in zip(names[1:], folders[1:], strict=True):
+            model.load_adapter(folder, adapter_name=name)
+        model.add_weighted_adapter(names, weights, "together", combination_type="cat")
+        model.set_adapter("together")
+        return model

@@ -97,7 +97,7 @@ class Bench:
             row += len(tokens)
         ids = [token for _, tokens, _, _ in parts for token in tokens]
         positions = [self.done[slot] + n for slot, tokens, _, _ in parts for n in range(len(tokens))]
-        users = [(place, scale, len(tokens)) for _, tokens, place, scale in parts]
+        users = [([(place, scale)] if place else [], len(tokens)) for _, tokens, place, scale in parts]
         with torch.inference_mode():
             logits = decoder.forward(
                 Step(
@@ -106,7 +106,7 @@ class Bench:
                     torch.tensor([slot for slot, tokens, _, _ in parts for _ in tokens]),
                     found,
                     torch.arange(len(ids)),
-                    mix([*users, (None, 0.0, padding)], decoder.members, decoder.dtype),
+                    mix([*users, ([], padding)], decoder.members, decoder.dtype),
                     mix(users, {1}, decoder.dtype) if decoder.head_projection else None,
                 ),
                 self.cache,
@@ -123,7 +123,8 @@ class Bench:
 
     def put(self, base: Path, folder: Path) -> Place:
         files = verify_files(folder, base)
-        place = self.stack.put(str(folder), self.stack.prepare(files.spec, files.modules, load_tensors(files)))
+        assert self.stack.put({str(folder): self.stack.prepare(files.spec, files.modules, load_tensors(files))})
+        place = self.stack.find(str(folder))
         assert place is not None
         return place
 

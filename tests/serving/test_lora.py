@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alpaca.adapter.lora_config import LoraSpec
-from alpaca.errors import BadAdapter
-from alpaca.serving.lora import PAGE, LoraStack, Place, Weights, mix
+from alpaca.errors import BadAdapter, BadComposition
+from alpaca.serving.lora import PAGE, LoraStack, Place, User, Weights, mix
 from alpaca.serving.projection import Projection
 from tests.serving.peft_adapters import make_adapter
 
@@ -34,10 +34,14 @@ class Stack:
         self.lora = LoraStack(self.places, columns)
 
     def put(self, name: str, rank: int, modules: str = "qkvo") -> Place | None:
-        return self.lora.put(name, random_adapter(name, rank, modules))
+        return self.lora.find(name) if self.lora.put({name: random_adapter(name, rank, modules)}) else None
 
     def computed(self, x: torch.Tensor, users: list[tuple[Place | None, float, int]]) -> dict[str, torch.Tensor]:
         """What each layer gives for rows of which so many use each place."""
+        return self.composed(x, [([] if place is None else [(place, scale)], count) for place, scale, count in users])
+
+    def composed(self, x: torch.Tensor, users: list[User]) -> dict[str, torch.Tensor]:
+        """The same for rows of which so many use several places together."""
         qkv, o = self.places["q"][0], self.places["o"][0]
         mixed = mix(users, {1, 3}, torch.float32)
         parts = qkv(x, mixed).split([OUTPUTS[name] for name in "qkv"], -1)
@@ -85,10 +89,27 @@ def test_each_row_meets_its_own_adapter_at_its_own_strength(bias: bool) -> None:
         row += count
 
 
+@given(st.permutations("abc"))
+@settings(deadline=None, max_examples=10)
+def test_adapters_used_together_add_up_in_any_order(order: list[str]) -> None:
+    stack = Stack(96)
+    ranks, scales = {"a": 4, "b": 33, "c": 16}, {"a": 0.7, "b": 0.5, "c": 2.0}
+    places = {name: stack.put(name, rank) for name, rank in ranks.items()}
+    x = torch.randn(5, INPUTS)
+    together = [(place, scales[name]) for name in order if (place := places[name]) is not None]
+    found = stack.composed(x, [([], 1), (together, 3), (together[:1], 1)])
+    for module, y in found.items():
+        added = [stack.by_hand(x, module, random_adapter(name, ranks[name]), scales[name]) for name in order]
+        base = stack.by_hand(x, module, None, 0.0)
+        assert torch.allclose(y[:1], base[:1], atol=1e-4)
+        assert torch.allclose(y[1:4], (sum(added) - 2 * base)[1:4], atol=1e-3)
+        assert torch.allclose(y[4:], added[0][4:], atol=1e-3)
+
+
 def test_without_an_adapter_in_the_step_nothing_is_added() -> None:
     stack = Stack(32)
     stack.put("a", 16)
-    assert mix([(None, 1.0, 3)], {1, 3}, torch.float32) is None
+    assert mix([([], 3)], {1, 3}, torch.float32) is None
     assert mix([], {1, 3}, torch.float32) is None
     x = torch.randn(3, INPUTS)
     for module, y in stack.computed(x, [(None, 1.0, 3)]).items():
@@ -136,6 +157,23 @@ def test_where_all_are_in_use_there_is_no_place_until_one_is_not() -> None:
     assert stack.put("wide", 17) is None
     assert stack.put("c", 16) is not None
     assert stack.lora.find("b") is places[1]
+
+
+def test_several_are_put_all_or_none_and_those_beside_them_stay() -> None:
+    stack = Stack(4 * PAGE)
+    used, beside, idle = (stack.put(name, 16) for name in "abc")
+    assert used is not None and beside is not None and idle is not None
+    stack.lora.pin(used)
+    stack.lora.pin(beside)
+    stack.lora.unpin(beside)  # used after the idle one
+    wanted = {name: random_adapter(name, 16) for name in "de"}
+    assert not stack.lora.put({**wanted, "f": random_adapter("f", 16)}, beside=[beside])
+    assert [name for name in "abcdef" if stack.lora.find(name)] == ["a", "b", "c"]
+    assert stack.lora.put(wanted, beside=[beside])
+    assert [name for name in "abcde" if stack.lora.find(name)] == ["a", "b", "d", "e"]
+    assert stack.lora.find_all(["d", "c"]) is None
+    found = stack.lora.find_all(["e", "b"])
+    assert found is not None and [place.digest for place in found] == ["e", "b"]
 
 
 def test_nothing_of_an_adapter_stays_where_another_is_put() -> None:
@@ -211,6 +249,12 @@ def test_what_can_not_be_served_is_refused_by_name(
 )
 def test_what_fits_is_not_refused(changes: dict[str, Any], scale: float) -> None:
     Stack(32).lora.check("mine", spec(**changes), ("q",), scale)
+
+
+def test_adapters_that_never_fit_together_are_refused_with_their_ranks() -> None:
+    with pytest.raises(BadComposition, match=r"^E1006 .*a has rank 17 and b has rank 16: .* take 48 .* room for 32"):
+        Stack(32).lora.check_together([("a", 17), ("b", 16)])
+    Stack(32).lora.check_together([("a", 1), ("b", 16)])
 
 
 def test_an_adapter_that_changes_nothing_is_called_out(tiny_base: Path, tmp_path: Path) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alpaca.serving.slots import WORTH, Grant, Key, Slot, Slots
+from alpaca.serving.slots import BASE, WORTH, Grant, Key, Slot, Slots
 
-BASE: Key = ("", 0.0)
-ADAPTER: Key = ("abc", 1.0)
+ADAPTER: Key = ((("abc", 1.0),), "")
 LONG = list(range(100, 140))
 
 
@@ -56,7 +55,8 @@ def test_the_last_token_is_always_computed() -> None:
 def test_what_an_adapter_computed_is_of_use_to_the_same_strength_of_the_same_adapter_only() -> None:
     slots = Slots(8)
     use(slots, LONG, ADAPTER)
-    for key in (BASE, ("abc", 0.5), ("abd", 1.0)):
+    one, half, other = ("abc", 1.0), ("abc", 0.5), ("abd", 1.0)
+    for key in (BASE, ((half,), ""), ((other,), ""), ((one, other), ""), ((one,), " of another")):
         assert take(slots, LONG, key).reused == 0
     assert take(slots, LONG, ADAPTER).reused == len(LONG) - 1
 

@@ -24,6 +24,7 @@ from tests.serving.oracle import Oracle
 from tests.serving.peft_adapters import EVERY_KIND, make_adapters
 
 SLOTS, COLUMNS, LONGEST = 3, 32, 24
+COMPOSITIONS = ["a:0.5+b", "b:0.25+a:2"]
 PROMPTS = ["a", "hay and grass " * 2, "hay and grass " * 2 + "for the alpaca", "hay and grass " * 40, "你好 🦙"]
 
 
@@ -138,7 +139,7 @@ class Clients(RuleBasedStateMachine):
 
     @rule(
         target=clients,
-        adapter=st.sampled_from(["none", *EVERY_KIND]),
+        adapter=st.sampled_from(["none", *EVERY_KIND, *COMPOSITIONS]),
         scale=st.sampled_from([1.0, 1.0, 0.5, 0.0]),
         prompt=st.sampled_from(PROMPTS),
         max_tokens=st.sampled_from([1, 5, LONGEST]),

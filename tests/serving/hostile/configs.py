@@ -35,7 +35,6 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"target_parameters": ["a"]}, "target_parameters"),
     ({"megatron_config": {"a": 1}}, "megatron_config"),
     ({"loftq_config": {"loftq_bits": 4}}, "loftq_config"),
-    ({"eva_config": {"rho": 2}}, "eva_config"),
     ({"lora_bias": True}, "lora_bias"),
     ({"use_qalora": True}, "use_qalora"),
     ({"made_up": "value"}, "made_up = 'value', which is not supported"),
