@@ -32,7 +32,7 @@ from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
-from alpaca.serving.slots import Slots
+from alpaca.serving.slots import Moves, Slots
 from alpaca.serving.step import Parts, build_step
 from alpaca.serving.stream import FinishReason, Stream
 
@@ -79,7 +79,7 @@ class Engine:
         request is not used for another."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
-        self._slots = Slots(plan.slots)
+        self._slots = Slots(plan.places, plan.tokens)
         self._stack = LoraStack(decoder.projections, decoder.columns)
         self._admission = Admission(
             tokenizer=tokenizer,
@@ -178,7 +178,8 @@ class Engine:
                 self._finish(answer, FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        """Give waiting answers slots, in their order, as long as there are any.
+        """Give waiting answers slots, in their order, as long as there is room: nobody goes past one for whom there is
+        too little.
 
         The first whose adapter is not in memory waits for it. Meanwhile those behind it that need no adapter, or whose
         adapter is there, go past, unless it would have to wait longer for their sake.
@@ -186,10 +187,10 @@ class Engine:
         self._reader.forget_all_but({answer.job.adapter.digest for answer in self._waiting if answer.job.adapter})
         first: Sequence | None = None
         for answer in list(self._waiting):
-            if not self._slots.free:
-                return
             if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
                 continue
+            if not self._slots.fits(answer.longest):
+                return
             try:
                 if answer.job.adapter is None or self._find_place(answer, answer.job.adapter, first):
                     self._start(answer)
@@ -233,15 +234,28 @@ class Engine:
         return place
 
     def _start(self, answer: Sequence) -> None:
-        grant = self._slots.take(answer.job.key, answer.tokens)
-        assert grant is not None, "a slot was free"
+        grant = self._slots.take(answer.job.key, answer.tokens, answer.longest)
+        assert grant is not None, "there was room"
         answer.begin(grant)
-        self._cache.begin(grant.slot.number, grant.reused)
+        self._move(grant.moves)
         if grant.source is not None:
-            self._cache.copy(grant.source.number, grant.slot.number, grant.reused)
+            self._cache.copy(grant.source, grant.slot.start, grant.reused)
+        self._cache.begin(grant.slot.start, grant.slot.size, grant.reused)
         with self._lock:
             self._waiting.remove(answer)
             self._running.append(answer)
+
+    def _move(self, moves: Moves) -> None:
+        """Push running answers together. Should that fail, none of them is where it should be, and all fail."""
+        try:
+            for source, slot in moves:
+                self._cache.move(source, slot.start, len(slot.tokens), slot.size)
+        except Exception as error:
+            for source, slot in moves:
+                self._cache.end(source, len(slot.tokens))
+            for job in {answer.job: None for answer in self._running}:
+                self._fail(job, error)
+            raise
 
     def _step(self) -> None:
         """Schedule, run, postprocess; should the run fail, those who took part fail, and nobody else."""
@@ -280,7 +294,9 @@ class Engine:
             answer.job.stream.end()
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """End a request with an error; nothing its answers computed is reused."""
+        """End a request with an error, unless it is over; nothing its answers computed is reused."""
+        if job.over:
+            return
         readable = _readable(error)
         for answer in job.answers:
             if answer.finish is None:
@@ -305,7 +321,7 @@ class Engine:
                 with contextlib.suppress(ValueError):
                     group.remove(answer)
         if answer.slot is not None:
-            self._cache.end(answer.slot.number, len(answer.tokens))
+            self._cache.end(answer.slot.start, len(answer.tokens))
             self._slots.release(answer.slot, broken=broken)
             answer.slot = None
         if answer.place is not None:

@@ -23,7 +23,7 @@ COLUMNS_SHARE = 0.1  # of the free memory
 class EngineLimits:
     """None leaves the choice to the base and to the free memory."""
 
-    concurrency: int = 8
+    concurrency: int | None = None
     """Answers made at the same time (MAX_CONCURRENCY)."""
     context: int | None = None
     """Tokens of a prompt and its answer together (MAX_CONTEXT)."""
@@ -43,7 +43,7 @@ class EngineLimits:
         nothing else of a project can be named. Raises BadSetting for a value that is no number, or out of range."""
         folders = os.environ.get("ADAPTER_FOLDERS", os.pathsep.join(map(str, default_roots(project))))
         return cls(
-            concurrency=_number("MAX_CONCURRENCY", 1, 256) or cls.concurrency,
+            concurrency=_number("MAX_CONCURRENCY", 1, 256),
             context=_number("MAX_CONTEXT", 16, 10_000_000),
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),

@@ -88,7 +88,7 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
     plan = plan_cache(
         config,
         dtype,
-        slots=limits.concurrency,
+        places=limits.concurrency,
         context=decoder.context,
         free=max(0, free_memory(device) - LEFT[device.type]),
         device=device,

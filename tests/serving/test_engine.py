@@ -38,11 +38,13 @@ from alpaca.errors import (
     WrongBase,
 )
 from alpaca.serving import engine as engine_module
+from alpaca.serving.cache import WHOLE, KeyValueCache
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, end_ids, load_base, open_engine
 from alpaca.serving.output import Output
+from alpaca.serving.slots import BLOCK
 from alpaca.serving.stream import Chunk, FinishReason, Stream
 from tests.conftest import make_base
 from tests.serving.oracle import Oracle
@@ -117,7 +119,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
+def assert_all_is_free(engine: Engine, slots: int = 16) -> None:
     """Soon nothing runs or waits, and every slot, place and file that was read is given back."""
 
     def free() -> bool:
@@ -593,6 +595,63 @@ def test_a_copy_that_fails_costs_its_request_alone(opened: Open) -> None:
     assert failed
     assert_all_is_free(engine, 2)
     assert len(reused(ask(engine, "hay and grass " * 5, n=2))) == 2
+
+
+def crowded(opened: Open) -> tuple[Engine, list[Stream], Stream, list[tuple[int, ...]]]:
+    """A pool of five blocks that five answers fill; while they decode, two end, and a long one needs both their blocks:
+    the engine, those that run on, the long one, and a list of the moves that it takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WHOLE, "cpu", 1)
+        engine = opened(concurrency=8, context=5 * BLOCK)
+    plain = {"min_tokens": 30, "prompt_template": "{prompt}"}
+    streams: list[Stream] = []
+    later: list[Stream] = []
+    moves: list[tuple[int, ...]] = []
+    forward, move, steps, ready = engine._decoder.forward, engine._cache.move, [0], threading.Event()
+
+    def play(step: Any, cache: Any) -> Any:
+        ready.wait(60)
+        steps[0] += len(engine._running) == 5
+        if steps[0] == 9:
+            streams[0].close()
+            streams[2].close()
+            later.append(submit(engine, "grass", max_tokens=100, **plain))
+            engine._decoder.forward = forward  # type: ignore[method-assign]
+        return forward(step, cache)
+
+    def count(*args: int) -> None:
+        moves.append(args)
+        move(*args)
+
+    engine._decoder.forward, engine._cache.move = play, count  # type: ignore[method-assign]
+    streams += [submit(engine, f"{number}", max_tokens=30, **plain) for number in range(5)]
+    ready.set()
+    wait_for(lambda: bool(later))
+    return engine, [streams[1], *streams[3:]], later[0], moves
+
+
+def test_running_answers_that_are_pushed_together_go_on_as_before(opened: Open) -> None:
+    engine, running, long, moves = crowded(opened)
+    texts = [text(list(stream)) for stream in (*running, long)]
+    assert [(source // BLOCK, target // BLOCK) for source, target, *_ in moves] == [(1, 0), (3, 1), (4, 2)]
+    assert_all_is_free(engine, 5)
+    alone = opened(concurrency=1)
+    asked = [("1", 30), ("3", 30), ("4", 30), ("grass", 100)]
+    plain = {"min_tokens": 30, "prompt_template": "{prompt}"}
+    assert texts == [text(ask(alone, prompt, max_tokens=length, **plain)) for prompt, length in asked]
+
+
+def test_a_push_that_fails_ends_what_it_would_have_moved_and_nothing_later(opened: Open, oracle: Oracle) -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyValueCache, "move", broken)
+        engine, running, long, _ = crowded(opened)
+        for stream in (*running, long):
+            with pytest.raises(GenerationFailed):
+                list(stream)
+    assert [text(ask(engine, prompt)) for prompt in ("hay", "1")] == [oracle.chat("hay"), oracle.chat("1")]
 
 
 # --- how it is drawn ----------------------------------------------------------------------------------------------
