@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
+from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom, NoTurn
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.admission import Admission
@@ -73,10 +73,11 @@ class Engine:
         default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
         separate: bool = False,
+        patience: float | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
-        request is not used for another."""
+        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._slots = Slots(plan.places, plan.tokens)
@@ -93,6 +94,7 @@ class Engine:
             device=decoder.device,
             separate=separate,
         )
+        self._patience = patience
         self._scheduler = Scheduler(CHUNK[decoder.device.type])
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: list[Sequence] = []
@@ -154,6 +156,7 @@ class Engine:
                     self._receive(wait=False)
                     self._drop_cancelled()
                     self._admit()
+                    self._drop_overdue()
                     if self._running:
                         self._step()
                     else:  # whoever waits now waits for a file to be read, which wakes us
@@ -198,6 +201,18 @@ class Engine:
                     first = first or answer
             except Exception as error:
                 self._fail(answer.job, error)
+
+    def _drop_overdue(self) -> None:
+        """Refuse who has waited for a turn for too long. A request whose turn has come, of n answers or for an adapter
+        that there is no room for, is none of them."""
+        now = time.perf_counter()
+        for answer in list(self._waiting):
+            job = answer.job
+            if self._patience is None or now - job.submitted <= self._patience:
+                return
+            if not (job.over or job.begun):
+                counts = f"answers being made: {len(self._running)}, waiting: {len(self._waiting)}"
+                self._fail(job, NoTurn(f"no turn came within {self._patience:g} s ({counts}); ask again later"))
 
     def _find_place(self, answer: Sequence, adapter: Adapter, first: Sequence | None) -> bool:
         """Give an answer its adapter's place; False while it has to wait, behind `first` where there is one."""

@@ -14,6 +14,7 @@ from alpaca.serving.cache import head_dim
 from alpaca.serving.lora import PAGE
 from alpaca.serving.projection import up_dtypes
 
+QUEUE_SECONDS = 120
 COLUMNS = 256
 """Ranks of adapters in memory together, unless memory is short: sixteen adapters of rank 16."""
 COLUMNS_SHARE = 0.1  # of the free memory
@@ -25,6 +26,8 @@ class EngineLimits:
 
     concurrency: int | None = None
     """Answers made at the same time (MAX_CONCURRENCY)."""
+    patience: float | None = None
+    """Seconds that a request waits for its turn (QUEUE_SECONDS); None here is for ever, and there QUEUE_SECONDS."""
     context: int | None = None
     """Tokens of a prompt and its answer together (MAX_CONTEXT)."""
     columns: int | None = None
@@ -44,6 +47,7 @@ class EngineLimits:
         folders = os.environ.get("ADAPTER_FOLDERS", os.pathsep.join(map(str, default_roots(project))))
         return cls(
             concurrency=_number("MAX_CONCURRENCY", 1, 256),
+            patience=_number("QUEUE_SECONDS", 1, 86_400) or QUEUE_SECONDS,
             context=_number("MAX_CONTEXT", 16, 10_000_000),
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),

@@ -31,6 +31,11 @@ class Job:
     """The stream has ended."""
 
     @property
+    def begun(self) -> bool:
+        """Whether its turn has come: an answer has a slot, or waits for its adapter alone."""
+        return any(answer.started or answer.blocked for answer in self.answers)
+
+    @property
     def key(self) -> Key:
         """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
         digest, scale = ("", 0.0) if self.adapter is None else (self.adapter.digest, self.request.adapter_scale)

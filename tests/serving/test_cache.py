@@ -173,7 +173,7 @@ def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
 
 
 # --- what the operator sets ---------------------------------------------------------------------------------------
-NAMES = ("MAX_CONCURRENCY", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
+NAMES = ("MAX_CONCURRENCY", "QUEUE_SECONDS", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
 
 
 @pytest.fixture(autouse=True)
@@ -184,17 +184,19 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
-        roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
+        patience=120, roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
     )
     for name in NAMES:
         monkeypatch.setenv(name, " " if name != "ADAPTER_FOLDERS" else "")
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits()
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(patience=120)
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("3", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
+    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(3, 2048, 64, (Path("/a"), Path("/b c")), True)
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
+        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,7 +205,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_CONCURRENCY", "0"), ("MAX_CONCURRENCY", "257"), ("MAX_CONCURRENCY", "-1"), ("MAX_CONCURRENCY", "8.0"),
         ("MAX_CONCURRENCY", "eight"), ("MAX_CONTEXT", "15"), ("MAX_CONTEXT", "1e4"), ("MAX_CONTEXT", "10000001"),
         ("MAX_LORA_COLUMNS", "15"), ("MAX_LORA_COLUMNS", "65537"), ("MAX_LORA_COLUMNS", "²"),
-        ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
+        ("QUEUE_SECONDS", "0"), ("QUEUE_SECONDS", "86401"), ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_number_in_range_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ from alpaca.errors import (
     EngineStopped,
     GenerationFailed,
     NoRoom,
+    NoTurn,
     PromptTooLong,
     TemplateNotFound,
     WrongBase,
@@ -146,6 +147,16 @@ def fail_once(engine: Engine, trouble: BaseException) -> None:
         raise trouble
 
     engine._decoder.forward = fail  # type: ignore[method-assign]
+
+
+def small(opened: Open, **limits: Any) -> Engine:
+    """With room for five blocks, and eight places unless the limits say otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WHOLE, "cpu", 1)
+        return opened(**{"concurrency": 8, "context": 5 * BLOCK, **limits})
+
+
+PLAIN = {"prompt_template": "{prompt}"}
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -600,10 +611,7 @@ def test_a_copy_that_fails_costs_its_request_alone(opened: Open) -> None:
 def crowded(opened: Open) -> tuple[Engine, list[Stream], Stream, list[tuple[int, ...]]]:
     """A pool of five blocks that five answers fill; while they decode, two end, and a long one needs both their blocks:
     the engine, those that run on, the long one, and a list of the moves that it takes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(WHOLE, "cpu", 1)
-        engine = opened(concurrency=8, context=5 * BLOCK)
-    plain = {"min_tokens": 30, "prompt_template": "{prompt}"}
+    engine, plain = small(opened), {"min_tokens": 30, **PLAIN}
     streams: list[Stream] = []
     later: list[Stream] = []
     moves: list[tuple[int, ...]] = []
@@ -637,7 +645,7 @@ def test_running_answers_that_are_pushed_together_go_on_as_before(opened: Open) 
     assert_all_is_free(engine, 5)
     alone = opened(concurrency=1)
     asked = [("1", 30), ("3", 30), ("4", 30), ("grass", 100)]
-    plain = {"min_tokens": 30, "prompt_template": "{prompt}"}
+    plain = {"min_tokens": 30, **PLAIN}
     assert texts == [text(ask(alone, prompt, max_tokens=length, **plain)) for prompt, length in asked]
 
 
@@ -934,6 +942,84 @@ def test_asyncio_cancels_by_closing(opened: Open) -> None:
 
     asyncio.run(read_one())
     wait_for(lambda: engine.stats().finished == {FinishReason.CANCELLED: 1})
+
+
+# --- the queue ----------------------------------------------------------------------------------------------------
+def order_of_turns(engine: Engine) -> list[int]:
+    """The lengths that answers take room for, filled in as their turns come."""
+    lengths, take = [], engine._slots.take
+
+    def record(key: Any, prompt: list[int], length: int) -> Any:
+        lengths.append(length)
+        return take(key, prompt, length)
+
+    engine._slots.take = record  # type: ignore[method-assign]
+    return lengths
+
+
+def test_nobody_goes_past_one_that_waits_for_room(opened: Open, oracle: Oracle) -> None:
+    engine = small(opened)
+    turns = order_of_turns(engine)
+    running = submit(engine, "a", max_tokens=190, min_tokens=190, **PLAIN)
+    next(running)
+    long, short = (submit(engine, "a", max_tokens=length, **PLAIN) for length in (250, 20))
+    assert text(list(short)) == oracle.text("a", max_tokens=20)
+    assert text(list(long)) == oracle.text("a", max_tokens=250)
+    assert turns == [191, 251, 21]
+    assert list(running)[-1].finish is FinishReason.LENGTH
+
+
+def test_turns_come_in_order_whatever_is_asked_for_and_answers_are_right(opened: Open, oracle: Oracle) -> None:
+    engine, draw = small(opened, concurrency=3), random.Random(3)
+    turns = order_of_turns(engine)
+    asked = [(draw.choice(["a", "hay and grass ", "你好" * 9]), draw.choice([1, 30, 100, 200])) for _ in range(30)]
+    streams = [submit(engine, prompt, max_tokens=length, **PLAIN) for prompt, length in asked]
+    for (prompt, length), stream in zip(asked, streams, strict=True):
+        assert text(list(stream)) == oracle.text(prompt, max_tokens=length)
+    counts = [len(oracle.tokenizer.encode(prompt, add_special_tokens=False)) for prompt, _ in asked]
+    assert turns == [count + length for count, (_, length) in zip(counts, asked, strict=True)]
+    assert_all_is_free(engine, 3)
+
+
+def test_one_that_gives_up_waiting_for_room_lets_the_next_in_at_once(opened: Open, oracle: Oracle) -> None:
+    engine = small(opened)
+    running = submit(engine, "a", max_tokens=250, min_tokens=250, **PLAIN)
+    next(running)
+    long = submit(engine, "a", max_tokens=250, **PLAIN)
+    short = submit(engine, "hay", max_tokens=20, **PLAIN)
+    wait_for(lambda: engine.stats().waiting == 2)
+    long.close()
+    assert text(list(short)) == oracle.text("hay", max_tokens=20)
+    assert engine.stats().running == 1, "the first is still at it"
+    running.close()
+    assert_all_is_free(engine, 5)
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 1}, {"concurrency": 8}], ids=["no place", "no room"])
+def test_a_request_waits_for_its_turn_no_longer_than_it_may(opened: Open, limits: dict[str, int]) -> None:
+    engine = small(opened, patience=0.001, **limits)
+    running = submit(engine, "a", max_tokens=300, min_tokens=300, **PLAIN)
+    next(running)
+    waiting = submit(engine, "a", n=3)
+    with pytest.raises(NoTurn, match=r"E1105 NoTurn: .*0.001 s \(answers being made: 1, waiting: 3\); ask again later"):
+        list(waiting)
+    assert list(running)[-1].finish is FinishReason.LENGTH
+    assert engine.stats().finished == {FinishReason.FAILED: 3, FinishReason.LENGTH: 1}
+    assert_all_is_free(engine, min(limits["concurrency"], 5))
+
+
+def test_a_request_whose_turn_has_come_is_not_refused(opened: Open, oracle: Oracle) -> None:
+    """Its first answer runs, and the others wait for that alone."""
+    chunks = ask(opened(concurrency=1, patience=0.001), n=5)
+    assert {text(chunks, index) for index in range(5)} == {oracle.chat("hay")}
+
+
+def test_the_time_in_the_queue_is_told(opened: Open) -> None:
+    engine = opened(concurrency=1)
+    first, second = (submit(engine, max_tokens=60, min_tokens=60) for _ in range(2))
+    before, after = list(first)[-1].usage, list(second)[-1].usage
+    assert before.queued < before.first_token
+    assert before.queued < after.queued < after.first_token
 
 
 # --- failing ------------------------------------------------------------------------------------------------------
