@@ -15,6 +15,7 @@ from alpaca.serving.lora import PAGE
 from alpaca.serving.projection import up_dtypes
 
 QUEUE_SECONDS = 120
+"""How long clients of a server wait for their turn, unless the operator says otherwise."""
 COLUMNS = 256
 """Ranks of adapters in memory together, unless memory is short: sixteen adapters of rank 16."""
 COLUMNS_SHARE = 0.1  # of the free memory
@@ -22,12 +23,12 @@ COLUMNS_SHARE = 0.1  # of the free memory
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """None leaves the choice to the base and to the free memory."""
+    """None leaves a size to the base and to the free memory."""
 
     concurrency: int | None = None
     """Answers made at the same time (MAX_CONCURRENCY)."""
     patience: float | None = None
-    """Seconds that a request waits for its turn (QUEUE_SECONDS); None here is for ever, and there QUEUE_SECONDS."""
+    """Seconds that a request waits for its turn (QUEUE_SECONDS); None is for ever."""
     context: int | None = None
     """Tokens of a prompt and its answer together (MAX_CONTEXT)."""
     columns: int | None = None

@@ -84,21 +84,18 @@ class Slots:
         size = in_blocks(length)
         self._clock += 1
         best, reused = self._remembering(key, prompt)
-        whole = best is not None and not best.taken and len(best.tokens) <= 2 * reused
         if best is not None and not best.taken:
-            # With much more in it than this prompt uses it is left alone; else its tokens move over to the new slot.
-            best.last_used = 0 if whole else self._clock
+            # With much more in it than this prompt uses it is worth keeping; else the new slot holds all that it does.
+            best.last_used = self._clock if len(best.tokens) > 2 * reused else 0
         moves: Moves = ()
         start = self._window(size, best)
         if start is None:
             start, moves = self._push_together()
             if best is not None and not best.taken:
-                best, reused = None, 0
+                best, reused = None, 0  # forgotten
         source = best.start if best is not None and best.start != start else None
         slot = Slot(start, size, key, list(prompt[:reused]), last_used=self._clock)
         lost = [other for other in self._slots if other.start < slot.end and slot.start < other.end]
-        if best is not None and whole and best not in lost:
-            lost.append(best)
         assert not any(other.taken for other in lost), "a window holds no running answer"
         self._slots = sorted([*(o for o in self._slots if o not in lost), slot], key=lambda other: other.start)
         return Grant(slot, reused, source, moves)

@@ -85,6 +85,17 @@ def test_room_in_several_pieces_is_pushed_together() -> None:
     assert (again.reused, again.source) == (19, 0), "what moved is remembered where it is now"
 
 
+def test_what_is_forgotten_for_that_is_not_reused() -> None:
+    slots = Slots(4, 4 * BLOCK)
+    use(slots, LONG)
+    take(slots, words(1))
+    other = take(slots, words(2)).slot
+    take(slots, words(3))
+    slots.release(other)
+    grant = take(slots, LONG, length=2 * BLOCK)
+    assert (len(grant.moves), grant.slot.start, grant.reused, grant.source) == (2, 2 * BLOCK, 0, None)
+
+
 # --- what is remembered -------------------------------------------------------------------------------------------
 def test_a_prompt_gets_the_slot_that_remembers_most_of_it() -> None:
     slots = Slots(3, 3 * BLOCK)
@@ -126,7 +137,7 @@ def test_a_conversation_stays_where_it_is_while_there_is_room_behind_it() -> Non
     assert (grant.slot.start, grant.reused, grant.source) == (talk.start, len(LONG), None)
 
 
-def test_a_conversation_moves_to_where_there_is_room_and_leaves_nothing() -> None:
+def test_a_conversation_moves_to_where_there_is_room_and_its_old_place_goes_first() -> None:
     slots = Slots(4, 4 * BLOCK)
     use(slots, LONG)
     use(slots, words(1))
