@@ -131,9 +131,10 @@ def test_what_is_in_use_is_copied() -> None:
 
 def test_a_conversation_stays_where_it_is_while_there_is_room_behind_it() -> None:
     slots = Slots(4, 8 * BLOCK)
-    use(slots, words(1))
+    before = take(slots, words(1), length=3 * BLOCK).slot
     talk = use(slots, LONG)
-    grant = take(slots, LONG * 3, length=3 * BLOCK)
+    slots.release(before, broken=True)
+    grant = take(slots, LONG * 3, length=3 * BLOCK)  # there is as much room before it
     assert (grant.slot.start, grant.reused, grant.source) == (talk.start, len(LONG), None)
 
 
