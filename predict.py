@@ -56,7 +56,7 @@ class Runner(BaseRunner):
 
     # Returns a plain generator and never yields itself: Cog 0.23.1 would send what it yields only at the end.
     @streaming
-    @concurrent(max=8)
+    @concurrent(max=64)
     async def run(
         self,
         prompt: str = Input(default="", description="What to ask, or the instruction to follow."),

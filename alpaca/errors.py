@@ -82,6 +82,12 @@ class NoRoom(AlpacaError):
     code = "E1104"
 
 
+class NoTurn(AlpacaError):
+    """A request waited for its turn for as long as it may; it may be asked again later."""
+
+    code = "E1105"
+
+
 class ServerFailed(AlpacaError):
     """Cog's server did not start, or refused or lost a request; the message holds its reason."""
 

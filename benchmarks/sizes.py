@@ -28,12 +28,13 @@ from alpaca.base.headers import count_weights  # noqa: E402
 from alpaca.base.precision import weight_bytes  # noqa: E402
 from alpaca.serving.cache import plan_cache  # noqa: E402
 from alpaca.serving.decoder import longest_context  # noqa: E402
-from alpaca.serving.limits import COLUMNS, EngineLimits, bytes_per_column  # noqa: E402
+from alpaca.serving.limits import COLUMNS, bytes_per_column  # noqa: E402
 from alpaca.training.preflight import GPU_BUDGET, estimate, resolve_targets  # noqa: E402
 
 GPU = torch.device("cuda")  # named only: what is asked about it computes sizes
 ELSEWHERE = torch.device("meta")  # no CPU either, and products on it cost nothing: estimate() measures their speed
 CONTEXT = 8192
+CONTEXTS = 8  # in full, of keys and values: over sixty answers of a thousand tokens
 PLENTY = 1 << 50
 
 
@@ -103,15 +104,16 @@ class Sizes:
 
     name: str
     weights: dict[str, float]
-    slot: float
-    slot_tokens: int
+    context: float
+    """Keys and values of the longest answer."""
+    context_tokens: int
     adapters: float
     training: dict[tuple[str, bool], float]
     """By precision, and whether activations are computed again."""
 
     def serving(self, precision: str) -> float:
-        """Weights, room for adapters, and as many slots as are answered at a time."""
-        return self.weights[precision] + self.adapters + EngineLimits.concurrency * self.slot
+        """Weights, room for adapters, and keys and values of eight contexts in full."""
+        return self.weights[precision] + self.adapters + CONTEXTS * self.context
 
 
 def sizes(model: Published) -> Sizes:
@@ -125,7 +127,7 @@ def sizes(model: Published) -> Sizes:
             raise SystemExit(f"{model.name}: {count:,} weights, published are {model.billions} billion")
         weights = {precision: weight_bytes(folder, precision) for precision in ("bf16", "int8", "nf4")}
         tokens = min(CONTEXT, longest_context(config))
-        plan = plan_cache(config, torch.bfloat16, slots=1, context=tokens, free=PLENTY, device=GPU)
+        plan = plan_cache(config, torch.bfloat16, places=1, context=tokens, free=PLENTY, device=GPU)
         spec = LoraSpec(r=16, lora_alpha=32, target_modules=resolve_targets(folder, ["all-linear"]))
         training = {
             (precision, again): estimate(
@@ -146,12 +148,12 @@ def sizes(model: Published) -> Sizes:
 def tables(rows: list[Sizes]) -> str:
     """Two tables in Markdown, in GB."""
     lines = [
-        "| GB, on a GPU | weights bf16 | int8 | nf4 | a slot | 256 ranks | serving bf16 | int8 | nf4 |",
+        "| GB, on a GPU | weights bf16 | int8 | nf4 | a context | 256 ranks | serving bf16 | int8 | nf4 |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
-        cells = [*row.weights.values(), row.slot, row.adapters, *(row.serving(name) for name in row.weights)]
-        mark = "" if row.slot_tokens == CONTEXT else f" ({row.slot_tokens:,} tokens)"
+        cells = [*row.weights.values(), row.context, row.adapters, *(row.serving(name) for name in row.weights)]
+        mark = "" if row.context_tokens == CONTEXT else f" ({row.context_tokens:,} tokens)"
         lines.append(f"| {row.name}{mark} | {' | '.join(f'{cell / 1e9:.1f}' for cell in cells)} |")
     lines += [
         "",

@@ -12,7 +12,7 @@ from typing import Any
 
 from alpaca.errors import ServerFailed
 
-AT_ONCE = 8  # requests to a server; it takes no more
+AT_ONCE = 16  # requests to a server; more would wait there
 BUSY_PAUSES = [0.25] * 4 + [1.0] * 600  # seconds between tries while others keep it busy
 
 

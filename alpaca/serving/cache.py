@@ -1,9 +1,9 @@
 """Keys and values of every running answer, in one allocation made at start-up, and how large that may be.
 
-    keys[layer], values[layer]: [slots, kv_heads, context, head_dim]
+    keys[layer], values[layer]: [kv_heads, tokens, head_dim]
 
-A slot belongs to one answer at a time. What an answer leaves behind stays readable until the slot is written anew, so
-that the next turn of a conversation finds its beginning there (alpaca/serving/slots.py).
+An answer has a range of the tokens (alpaca/serving/slots.py). What it leaves behind stays readable until somebody else
+gets the range, so that the next turn of a conversation finds its beginning there.
 """
 
 from __future__ import annotations
@@ -11,54 +11,59 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from alpaca.errors import NoRoom
 from alpaca.serving.memory import zeros
+from alpaca.serving.slots import BLOCK, in_blocks
 
 SHARE = {"cuda": 0.85, "cpu": 0.5}  # of the free memory; a step's own tensors need the rest
-STEP = 64  # contexts are cut to a multiple of it
-SHORTEST = 1024  # tokens; below this, slots are given up rather than context
+PLACES = {"cuda": 64, "cpu": 16}  # answers made at the same time; more gain little there
+WHOLE = {"cuda": 64, "cpu": 8}  # contexts in full that are set aside where memory is plenty
+USUAL = 512  # tokens; so much there is for each place at least, or there are fewer
+SHORTEST = 1024  # tokens; with a shorter context, no engine
 
 
 @dataclass(frozen=True)
 class CachePlan:
-    """How many slots of how many tokens, and the arithmetic behind it."""
+    """How many tokens, for how many answers of what length at most, and the arithmetic behind it."""
 
-    slots: int
+    tokens: int
     context: int
+    places: int
     bytes_per_token: int
     reason: str
 
 
 def plan_cache(
-    config: Any, dtype: torch.dtype, *, slots: int, context: int, free: int, device: torch.device
+    config: Any, dtype: torch.dtype, *, places: int | None, context: int, free: int, device: torch.device
 ) -> CachePlan:
-    """Fit `slots` × `context` tokens into `free` bytes. Raises NoRoom where not even one short slot fits.
+    """Share `free` bytes out. Raises NoRoom where not even one short context fits.
 
-    A token takes 2 (key and value) × layers × kv_heads × head_dim numbers. Contexts are shortened first, down to
-    1,024 tokens, then slots are given up.
+    A token takes 2 (key and value) × layers × kv_heads × head_dim numbers. Without a number of `places` there are as
+    many as the device makes use of, if memory allows.
     """
-    heads, size = config.num_key_value_heads, head_dim(config)
-    per_token = 2 * config.num_hidden_layers * heads * size * dtype.itemsize
-    room = int(free * SHARE[device.type]) // per_token
-    wanted = (slots, context)
-    if slots * context > room:
-        context = min(context, max(room // slots, SHORTEST) // STEP * STEP)
-        slots = min(slots, room // context)
-    if slots < 1:
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim(config) * dtype.itemsize
+    room = int(free * SHARE[device.type]) // per_token // BLOCK * BLOCK
+    wanted = min(places or PLACES[device.type], WHOLE[device.type]) * in_blocks(context)
+    tokens = min(wanted, room)
+    if tokens < min(in_blocks(context), SHORTEST):
+        least = min(context, SHORTEST)
         raise NoRoom(
-            f"{free / 1e9:.2f} GB of memory are free: not enough for the keys and values of {context:,} tokens "
-            f"({context * per_token / 1e9:.2f} GB). Use a smaller precision (PRECISION=nf4), a lower MAX_CONTEXT, or "
+            f"{free / 1e9:.2f} GB of memory are free: not enough for the keys and values of {least:,} tokens "
+            f"({least * per_token / 1e9:.2f} GB). Use a smaller precision (PRECISION=nf4), a lower MAX_CONTEXT, or "
             "a smaller base"
         )
-    cut = "" if (slots, context) == wanted else f"; {wanted[0]} × {wanted[1]:,} would not fit"
+    places = min(places, tokens // BLOCK) if places else max(1, min(PLACES[device.type], tokens // USUAL))
+    context = min(context, tokens)
+    cut = "" if tokens == wanted else f"; {wanted:,} would not fit"
     reason = (
-        f"{slots} slots × {context:,} tokens × {per_token / 1024:,.1f} KiB = "
-        f"{slots * context * per_token / 1e9:.2f} GB of {free / 1e9:.2f} GB free{cut}"
+        f"{tokens:,} tokens × {per_token / 1024:,.1f} KiB = {tokens * per_token / 1e9:.2f} GB of {free / 1e9:.2f} GB "
+        f"free, for {places} {'answer' if places == 1 else 'answers'} at a time, each of up to {context:,} tokens{cut}"
     )
-    return CachePlan(slots, context, per_token, reason)
+    return CachePlan(tokens, context, places, per_token, reason)
 
 
 def head_dim(config: Any) -> int:
@@ -67,31 +72,43 @@ def head_dim(config: Any) -> int:
 
 
 class KeyValueCache:
-    """The memory itself. Unwritten places hold zeros, so that a masked one can't bring in a NaN."""
+    """The memory itself. Whatever an answer has not written yet in its range is zero, because attention multiplies
+    what is masked by 0, and what another adapter left there may be inf or NaN."""
 
     def __init__(self, config: Any, plan: CachePlan, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (plan.slots, config.num_key_value_heads, plan.context, head_dim(config))
+        shape = (config.num_key_value_heads, plan.tokens, head_dim(config))
         layers = range(config.num_hidden_layers)
-        self._written = [0] * plan.slots  # tokens of each slot that may hold anything
+        self._written = np.zeros(-(-plan.tokens // BLOCK), bool)  # blocks that somebody left something in
         self.keys = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
         self.values = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
 
-    def begin(self, slot: int, kept: int) -> None:
-        """A new answer takes a slot over and keeps its first `kept` tokens. The others become zeros: attention
-        multiplies what is masked by 0, and what an adapter left there may be inf or NaN."""
+    def write(self, layer: int, where: Tensor, keys: Tensor, values: Tensor) -> None:
+        """where [n] in the pool; keys, values [n, kv_heads, head_dim]."""
+        self.keys[layer][:, where] = keys.transpose(0, 1)
+        self.values[layer][:, where] = values.transpose(0, 1)
+
+    def begin(self, start: int, size: int, kept: int) -> None:
+        """A new answer takes a range over, with the first `kept` tokens as they are; the others become zeros."""
+        first = (start + kept) // BLOCK
+        found = np.flatnonzero(self._written[first : (start + size) // BLOCK])
+        if not len(found):
+            return
+        end = (first + int(found[-1]) + 1) * BLOCK
         for memory in (*self.keys, *self.values):
-            memory[slot, :, kept : self._written[slot]] = 0
+            memory[:, start + kept : end] = 0
+        self._written[-(-(start + kept) // BLOCK) : end // BLOCK] = False
 
-    def end(self, slot: int, length: int) -> None:
-        """An answer of `length` tokens gives its slot back."""
-        self._written[slot] = length
-
-    def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
-        """slots, positions [n]; keys, values [n, kv_heads, head_dim]."""
-        self.keys[layer][slots, :, positions] = keys
-        self.values[layer][slots, :, positions] = values
+    def end(self, start: int, length: int) -> None:
+        """An answer of `length` tokens gives its range back."""
+        self._written[start // BLOCK : -(-(start + length) // BLOCK)] = True
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give slot `target` the first `length` tokens of slot `source`."""
+        """Copy `length` tokens to another place, which may overlap with where they are."""
         for memory in (*self.keys, *self.values):
-            memory[target, :, :length] = memory[source, :, :length]
+            memory[:, target : target + length] = memory[:, source : source + length].clone()
+
+    def move(self, source: int, target: int, length: int, size: int) -> None:
+        """An answer of `length` tokens so far goes on in the range of `size` that begins at `target`."""
+        self.copy(source, target, length)
+        self.end(source, length)
+        self.begin(target, size, length)

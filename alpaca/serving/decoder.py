@@ -32,8 +32,8 @@ class Step:
     """[rows] token ids."""
     positions: Tensor
     """[rows] in their sequence, from 0."""
-    slots: Tensor
-    """[written] the cache slot of each row that is not padding; these come first."""
+    where: Tensor
+    """[written] where in the cache each row's key and value go; rows that are padding come last and have no place."""
     parts: list[Span | Prefill]
     wanted: Tensor
     """[answers] rows whose next token is asked for."""
@@ -106,7 +106,7 @@ class Decoder:
     def _attention(
         self, number: int, layer: _Layer, x: Tensor, step: Step, turn: tuple[Tensor, Tensor], cache: KeyValueCache
     ) -> Tensor:
-        rows, written, turned = len(x), len(step.slots), self.heads + self.kv_heads
+        rows, written, turned = len(x), len(step.where), self.heads + self.kv_heads
         heads = layer.qkv(x, step.mix).view(rows, turned + self.kv_heads, self.head_dim)
         queries, keys = heads[:, : self.heads], heads[:, self.heads : turned]
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -114,9 +114,7 @@ class Decoder:
             both = rotate(torch.cat((queries, keys), 1), *turn)
         else:
             both = rotate(heads[:, :turned], *turn)
-        cache.write(
-            number, step.slots, step.positions[:written], both[:written, self.heads :], heads[:written, turned:]
-        )
+        cache.write(number, step.where, both[:written, self.heads :], heads[:written, turned:])
         found = torch.empty_like(both[:, : self.heads]) if written == rows else both.new_zeros(queries.shape)
         scale = self.head_dim**-0.5
         attend(both[:, : self.heads], cache.keys[number], cache.values[number], step.parts, scale, found)

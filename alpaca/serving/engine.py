@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from alpaca.cancellation import NEVER, Cancellation
-from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom
+from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom, NoTurn
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.admission import Admission
@@ -33,7 +33,7 @@ from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
-from alpaca.serving.slots import Slots
+from alpaca.serving.slots import Moves, Slots
 from alpaca.serving.step import Parts, build_step
 from alpaca.serving.stream import FinishReason, Stream
 
@@ -74,13 +74,14 @@ class Engine:
         default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
         separate: bool = False,
+        patience: float | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
-        request is not used for another."""
+        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
-        self._slots = Slots(plan.slots)
+        self._slots = Slots(plan.places, plan.tokens)
         self._stack = LoraStack(decoder.projections, decoder.columns)
         self._admission = Admission(
             tokenizer=tokenizer,
@@ -94,6 +95,7 @@ class Engine:
             device=decoder.device,
             separate=separate,
         )
+        self._patience = patience
         self._scheduler = Scheduler(CHUNK[decoder.device.type])
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: list[Sequence] = []
@@ -158,6 +160,7 @@ class Engine:
                     self._receive(wait=False)
                     self._drop_cancelled()
                     self._admit()
+                    self._drop_overdue()
                     if self._running:
                         self._step()
                     else:  # whoever waits now waits for a file to be read, which wakes us
@@ -182,7 +185,8 @@ class Engine:
                 self._finish(answer, FinishReason.CANCELLED)
 
     def _admit(self) -> None:
-        """Give waiting answers slots, in their order, as long as there are any.
+        """Give waiting answers slots, in their order, as long as there is room: nobody goes past one for whom there is
+        too little.
 
         The first whose adapters are not all in memory waits for them, and holds none. Meanwhile those behind it that
         need no adapter, or whose adapters are there, go past, unless it would have to wait longer for their sake.
@@ -190,10 +194,10 @@ class Engine:
         self._reader.forget_all_but({used.digest for answer in self._waiting for used, _ in answer.job.adapters})
         first: Sequence | None = None
         for answer in list(self._waiting):
-            if not self._slots.free:
-                return
             if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
                 continue
+            if not self._slots.fits(answer.longest):
+                return
             try:
                 if not answer.job.adapters or self._find_places(answer, first):
                     self._start(answer)
@@ -201,6 +205,18 @@ class Engine:
                     first = first or answer
             except Exception as error:
                 self._fail(answer.job, error)
+
+    def _drop_overdue(self) -> None:
+        """Refuse who has waited for a turn for too long. A request whose turn has come, of n answers or for an adapter
+        that there is no room for, is none of them."""
+        now = time.perf_counter()
+        for answer in list(self._waiting):
+            job = answer.job
+            if self._patience is None or now - job.submitted <= self._patience:
+                return
+            if not (job.over or job.begun):
+                counts = f"answers being made: {len(self._running)}, waiting: {len(self._waiting)}"
+                self._fail(job, NoTurn(f"no turn came within {self._patience:g} s ({counts}); ask again later"))
 
     def _find_places(self, answer: Sequence, first: Sequence | None) -> bool:
         """Pin all of an answer's adapters, or none: False while it has to wait, behind `first` where there is one."""
@@ -245,15 +261,28 @@ class Engine:
         return self._stack.find_all([adapter.digest for adapter in adapters])
 
     def _start(self, answer: Sequence) -> None:
-        grant = self._slots.take(answer.job.key, answer.tokens)
-        assert grant is not None, "a slot was free"
+        grant = self._slots.take(answer.job.key, answer.tokens, answer.longest)
+        assert grant is not None, "there was room"
         answer.begin(grant)
-        self._cache.begin(grant.slot.number, grant.reused)
+        self._move(grant.moves)
         if grant.source is not None:
-            self._cache.copy(grant.source.number, grant.slot.number, grant.reused)
+            self._cache.copy(grant.source, grant.slot.start, grant.reused)
+        self._cache.begin(grant.slot.start, grant.slot.size, grant.reused)
         with self._lock:
             self._waiting.remove(answer)
             self._running.append(answer)
+
+    def _move(self, moves: Moves) -> None:
+        """Push running answers together. Should that fail, none of them is where it should be, and all fail."""
+        try:
+            for source, slot in moves:
+                self._cache.move(source, slot.start, len(slot.tokens), slot.size)
+        except Exception as error:
+            for source, slot in moves:
+                self._cache.end(source, len(slot.tokens))
+            for job in {answer.job: None for answer in self._running}:
+                self._fail(job, error)
+            raise
 
     def _step(self) -> None:
         """Schedule, run, postprocess; should the run fail, those who took part fail, and nobody else."""
@@ -291,7 +320,9 @@ class Engine:
             answer.job.end()
 
     def _fail(self, job: Job, error: Exception) -> None:
-        """End a request with an error; nothing its answers computed is reused."""
+        """End a request with an error, unless it is over; nothing its answers computed is reused."""
+        if job.over:
+            return
         readable = _readable(error)
         for answer in job.answers:
             if answer.finish is None:
@@ -315,7 +346,7 @@ class Engine:
                 with contextlib.suppress(ValueError):
                     group.remove(answer)
         if answer.slot is not None:
-            self._cache.end(answer.slot.number, len(answer.tokens))
+            self._cache.end(answer.slot.start, len(answer.tokens))
             self._slots.release(answer.slot, broken=broken)
             answer.slot = None
         for place, _ in answer.places:

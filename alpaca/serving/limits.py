@@ -14,6 +14,8 @@ from alpaca.serving.cache import head_dim
 from alpaca.serving.lora import PAGE
 from alpaca.serving.projection import up_dtypes
 
+QUEUE_SECONDS = 120
+"""How long clients of a server wait for their turn, unless the operator says otherwise."""
 COLUMNS = 256
 """Ranks of adapters in memory together, unless memory is short: sixteen adapters of rank 16."""
 COLUMNS_SHARE = 0.1  # of the free memory
@@ -21,10 +23,12 @@ COLUMNS_SHARE = 0.1  # of the free memory
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """None leaves the choice to the base and to the free memory."""
+    """None leaves a size to the base and to the free memory."""
 
-    concurrency: int = 8
+    concurrency: int | None = None
     """Answers made at the same time (MAX_CONCURRENCY)."""
+    patience: float | None = None
+    """Seconds that a request waits for its turn (QUEUE_SECONDS); None is for ever."""
     context: int | None = None
     """Tokens of a prompt and its answer together (MAX_CONTEXT)."""
     columns: int | None = None
@@ -43,7 +47,8 @@ class EngineLimits:
         nothing else of a project can be named. Raises BadSetting for a value that is no number, or out of range."""
         folders = os.environ.get("ADAPTER_FOLDERS", os.pathsep.join(map(str, default_roots(project))))
         return cls(
-            concurrency=_number("MAX_CONCURRENCY", 1, 256) or cls.concurrency,
+            concurrency=_number("MAX_CONCURRENCY", 1, 256),
+            patience=_number("QUEUE_SECONDS", 1, 86_400) or QUEUE_SECONDS,
             context=_number("MAX_CONTEXT", 16, 10_000_000),
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),

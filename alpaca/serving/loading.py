@@ -73,6 +73,7 @@ def open_engine(
         default=default,
         eos_ids=end_ids(base.model, base.tokenizer),
         separate=limits.separate,
+        patience=limits.patience,
         say=say,
     )
 
@@ -88,7 +89,7 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
     plan = plan_cache(
         config,
         dtype,
-        slots=limits.concurrency,
+        places=limits.concurrency,
         context=decoder.context,
         free=max(0, free_memory(device) - LEFT[device.type]),
         device=device,

@@ -41,6 +41,11 @@ class Job:
         self.stream.end(error)
 
     @property
+    def begun(self) -> bool:
+        """Whether its turn has come: an answer has a slot, or waits for its adapter alone."""
+        return any(answer.started or answer.blocked for answer in self.answers)
+
+    @property
     def key(self) -> Key:
         """What the keys and values of its tokens depend on, besides the tokens, and who may use them."""
         return tuple(sorted((adapter.digest, scale) for adapter, scale in self.adapters)), self.scope

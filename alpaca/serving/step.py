@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from alpaca.serving.attention import Prefill, Span, prefill, spans
+from alpaca.serving.attention import Prefill, Row, Span, prefill, spans
 from alpaca.serving.decoder import Decoder, Step
 from alpaca.serving.lora import User, mix
 from alpaca.serving.sequence import Sequence
@@ -16,17 +16,17 @@ Parts = list[tuple[Sequence, int]]
 
 def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     """The step's tensors, and `parts` in the order of their rows: decoding ones by slot, then chunks of prompts."""
-    ordered = sorted(parts, key=lambda part: (part[1] > 1, part[0].slot.number if part[0].slot else 0))
+    ordered = sorted(parts, key=lambda part: (part[1] > 1, part[0].slot.start if part[0].slot else 0))
     tokens: list[int] = []
     positions: list[int] = []
-    slots: list[int] = []
+    where: list[int] = []
     wanted: list[int] = []
     for answer, count in ordered:
         assert answer.slot is not None
         end = answer.computed + count
         tokens += answer.tokens[answer.computed : end]
         positions += range(answer.computed, end)
-        slots += [answer.slot.number] * count
+        where += range(answer.slot.start + answer.computed, answer.slot.start + end)
         if end == len(answer.tokens):
             wanted.append(len(tokens) - 1)
     padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS else 0
@@ -36,7 +36,7 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     step = Step(
         torch.tensor(tokens + [0] * padding, device=device),
         torch.tensor(positions + [0] * padding, device=device),
-        torch.tensor(slots, device=device),
+        torch.tensor(where, device=device),
         _attention(ordered, decoder),
         torch.tensor(wanted, dtype=torch.long, device=device),
         mix([*users, ((), padding)], decoder.members, decoder.dtype),
@@ -46,12 +46,12 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
 
 
 def _attention(ordered: Parts, decoder: Decoder) -> list[Span | Prefill]:
-    decoding = [(a.slot.number, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
+    decoding = [Row(a.slot.start, a.slot.size, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
     found: list[Span | Prefill] = [*spans(decoding, decoder.device)]
     first = len(decoding)
     for answer, count in ordered[len(decoding) :]:
         assert answer.slot is not None
         group = decoder.heads // decoder.kv_heads
-        found.append(prefill(first, count, answer.slot.number, answer.computed, group, decoder.device))
+        found.append(prefill(first, count, answer.slot.start, answer.computed, group, decoder.device))
         first += count
     return found

@@ -30,7 +30,7 @@ class Usage:
     reused_tokens: int
     """Of the prompt, those whose keys and values were in the cache already."""
     queued: float
-    """Until it got a slot."""
+    """Until its turn came: it got a slot, or ended without one."""
     first_token: float | None
     total: float
     batch_size: float

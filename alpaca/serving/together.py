@@ -30,7 +30,7 @@ def answers(
     done: Callable[[int], object] = lambda count: None,
     unanswered: tuple[type[AlpacaError], ...] = (),
 ) -> list[Answer]:
-    """Submit all, then read all: as many answers are made at once as the engine has slots.
+    """Submit all, then read all: as many answers are made at once as the engine has room for.
 
     Each request is for one answer. `done` is told of each that has come. A request that is refused with one of
     `unanswered` has an empty answer; any other error is raised.

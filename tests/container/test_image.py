@@ -71,7 +71,7 @@ def test_environment_and_command_are_those_of_cog_yaml(image: str) -> None:
     cog = yaml.safe_load((ROOT / "cog.yaml").read_text(encoding="utf-8"))
     config = json.loads(docker("image", "inspect", "--format", "{{json .Config}}", image))
     assert set(cog["environment"]) <= set(config["Env"])
-    stubs = {f"COG_PREDICT_TYPE_STUB={cog['run']}", f"COG_TRAIN_TYPE_STUB={cog['train']}", "COG_MAX_CONCURRENCY=8"}
+    stubs = {f"COG_PREDICT_TYPE_STUB={cog['run']}", f"COG_TRAIN_TYPE_STUB={cog['train']}", "COG_MAX_CONCURRENCY=64"}
     assert stubs <= set(config["Env"])
     assert (config["Cmd"], config["WorkingDir"]) == (["python", "-m", "cog.server.http"], "/src")
     assert list(config["ExposedPorts"]) == ["5000/tcp"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.cogserver.server import Server
 from alpaca.errors import ServerFailed
-from tests.server.over_http import events, post, post_together
+from tests.server.over_http import Start, events, post, post_together
 
 pytestmark = pytest.mark.server
 GREEDY = {"temperature": 0, "max_tokens": 24}
@@ -152,18 +152,37 @@ def test_metrics_and_logs_of_concurrent_predictions_are_their_own(served: Server
     assert all(f"output_token_count {n}," in body["logs"] for n, body in zip(sizes, bodies, strict=True))
 
 
-def test_a_ninth_prediction_is_409_and_the_server_busy(served: Server) -> None:
-    deadline = time.monotonic() + 60
-    with contextlib.ExitStack() as stack:
-        for number in range(8):
-            while served.health()["status"] == "BUSY":  # a place of the test before may not be free yet
-                assert time.monotonic() < deadline
-            stream = events(served, {**LONG, "seed": number})
-            stack.callback(stream.close)
-            assert next(stream)[0] == "start"
-        assert served.health()["status"] == "BUSY"
-        assert post(served, {"prompt": "hay"}).status_code == 409
-    wait_idle(served)
+def test_more_predictions_than_places_wait_for_their_turn(served: Server) -> None:
+    asked = {"prompt": "hay", "max_tokens": 60, "min_tokens": 60, "seed": 1}
+    bodies = [response.json() for response in post_together(served, [asked] * 40)]
+    assert {body["status"] for body in bodies} == {"succeeded"}
+    assert len({"".join(body["output"]) for body in bodies}) == 1
+    queued = sorted(body["metrics"]["queue_time"] for body in bodies)
+    assert queued[0] < queued[-1], "there are sixteen places"
+    assert max(body["metrics"]["batch_size"] for body in bodies) > 8
+
+
+def test_two_hundred_at_once_are_answered_or_told_to_ask_again(start_server: Start, tiny_base: Path) -> None:
+    server = start_server(tiny_base, QUEUE_SECONDS="1")
+    limits = httpx.Limits(max_connections=200)
+    with httpx.Client(timeout=180, limits=limits) as http, ThreadPoolExecutor(200) as pool:
+
+        def ask(seed: int) -> httpx.Response:
+            return http.post(server.url + "/predictions", json={"input": {**LONG, "seed": seed}})
+
+        asked = [pool.submit(ask, seed) for seed in range(200)]
+        deadline = time.monotonic() + 60
+        while server.health()["status"] != "BUSY":
+            assert time.monotonic() < deadline
+        responses = [answer.result() for answer in asked]
+    refused = [response for response in responses if response.status_code == 409]
+    bodies = [response.json() for response in responses if response.status_code == 200]
+    late = [body for body in bodies if body["status"] == "failed"]
+    assert len(refused) + len(bodies) == 200 and refused and late
+    assert all("E1105 NoTurn: no turn came within 1 s" in body["error"] for body in late)
+    assert len(bodies) - len(late) >= 8, "so many of this length fit into the memory at once"
+    wait_idle(server)
+    assert post(server, {"prompt": "hay"}).json()["status"] == "succeeded"
 
 
 def test_a_running_server_is_compared_with(served: Server, oracle: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from alpaca.errors import BadSetting, NoRoom
-from alpaca.serving.cache import SHARE, CachePlan, KeyValueCache, plan_cache
+from alpaca.serving.cache import PLACES, SHARE, CachePlan, KeyValueCache, plan_cache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.limits import COLUMNS, EngineLimits, bytes_per_column, plan_columns
 from alpaca.serving.loading import load_base, open_engine
@@ -23,17 +23,22 @@ CONFIG = LlamaConfig(
 PER_TOKEN = 2 * 3 * 2 * 24 * 2  # key and value, layers, heads, head_dim, bytes in bf16
 
 
-def plan(free: float, slots: int = 8, context: int = 4096, dtype: torch.dtype = torch.bfloat16) -> CachePlan:
+def plan(free: float, places: int | None = 8, context: int = 4096, dtype: torch.dtype = torch.bfloat16) -> CachePlan:
     """`free`: in tokens that fit into the share of it."""
     budget = int(free * PER_TOKEN / SHARE["cpu"]) + 1
-    return plan_cache(CONFIG, dtype, slots=slots, context=context, free=budget, device=CPU)
+    return plan_cache(CONFIG, dtype, places=places, context=context, free=budget, device=CPU)
+
+
+def cache_of(tokens: int) -> KeyValueCache:
+    return KeyValueCache(CONFIG, CachePlan(tokens, tokens, 8, PER_TOKEN, ""), torch.float32, CPU)
 
 
 def test_a_token_takes_a_key_and_a_value_in_every_layer() -> None:
     found = plan(1e6)
-    assert (found.slots, found.context, found.bytes_per_token) == (8, 4096, PER_TOKEN)
+    assert (found.tokens, found.context, found.places, found.bytes_per_token) == (8 * 4096, 4096, 8, PER_TOKEN)
     assert plan(1e6, dtype=torch.float32).bytes_per_token == 2 * PER_TOKEN
-    assert "8 slots × 4,096 tokens × 0.6 KiB = 0.02 GB" in found.reason and "would not fit" not in found.reason
+    assert "32,768 tokens × 0.6 KiB = 0.02 GB" in found.reason and "would not fit" not in found.reason
+    assert "for 8 answers at a time, each of up to 4,096 tokens" in found.reason
 
 
 def test_the_memory_is_what_the_plan_says() -> None:
@@ -44,52 +49,104 @@ def test_the_memory_is_what_the_plan_says() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "slots", "context"),
+    ("room", "tokens", "context", "places"),
     [
-        (8 * 4096, 8, 4096),
-        (8 * 4096 - 1, 8, 4032),  # contexts are shortened first, in steps of 64 …
-        (8 * 1024, 8, 1024),
-        (8 * 1024 - 1, 7, 1024),  # … down to 1,024, then slots are given up
-        (1024, 1, 1024),
+        (1e6, 8 * 4096, 4096, 16),  # as many answers as the device makes use of share eight contexts
+        (8 * 4096 - 1, 8 * 4096 - 64, 4096, 16),  # less is shared out in blocks of 64 …
+        (16 * 512, 16 * 512, 4096, 16),
+        (16 * 512 - 1, 16 * 512 - 64, 4096, 15),  # … to fewer answers where each would have less than 512 …
+        (4095, 4032, 4032, 7),  # … and none is longer than all there is
+        (1024, 1024, 1024, 2),
     ],
 )
-def test_contexts_are_shortened_before_slots_are_given_up(tokens: int, slots: int, context: int) -> None:
-    found = plan(tokens)
-    assert (found.slots, found.context) == (slots, context)
-    assert ("8 × 4,096 would not fit" in found.reason) == ((slots, context) != (8, 4096))
+def test_memory_is_shared_by_as_many_answers_as_it_is_enough_for(
+    room: float, tokens: int, context: int, places: int
+) -> None:
+    found = plan(room, places=None)
+    assert (found.tokens, found.context, found.places) == (tokens, context, places)
+    assert ("; 32,768 would not fit" in found.reason) == (tokens != 8 * 4096)
+
+
+def test_a_number_of_places_that_was_asked_for_is_kept_while_each_can_have_a_block() -> None:
+    assert [plan(1e6, places=count).places for count in (1, 8, 256)] == [1, 8, 256]
+    assert plan(1e6, places=1).tokens == 4096
+    assert plan(1024, places=256).places == 16
+
+
+def test_a_graphics_card_makes_use_of_more() -> None:
+    found = plan_cache(
+        CONFIG, torch.bfloat16, places=None, context=4096, free=10**12, device=torch.device("cuda")
+    )  # fmt: skip
+    assert (found.places, found.tokens) == (PLACES["cuda"], 64 * 4096) == (64, 64 * 4096)
 
 
 def test_a_short_context_is_never_made_longer() -> None:
-    found = plan(250, slots=8, context=100)
-    assert found.context <= 100
-    assert found.slots * found.context <= 250
+    found = plan(250, context=100)
+    assert (found.context, found.tokens) == (100, 192)
 
 
-def test_too_little_for_one_slot_is_refused_with_what_to_do() -> None:
-    with pytest.raises(NoRoom, match=r"E1104.*1,024 tokens.*PRECISION=nf4.*MAX_CONTEXT"):
-        plan(1023)
+@pytest.mark.parametrize(("room", "context"), [(1023, 4096), (127, 100)])
+def test_too_little_for_one_short_context_is_refused_with_what_to_do(room: int, context: int) -> None:
+    with pytest.raises(NoRoom, match=rf"E1104.*{min(context, 1024):,} tokens.*PRECISION=nf4.*MAX_CONTEXT"):
+        plan(room, context=context)
 
 
-def test_a_copy_holds_the_beginning_and_nothing_else() -> None:
-    cache = KeyValueCache(CONFIG, plan(1e6, context=16), torch.float32, CPU)
+def test_writing_reaches_the_places_named() -> None:
+    cache = cache_of(128)
+    keys, values = torch.randn(3, 2, 24), torch.randn(3, 2, 24)
+    cache.write(1, torch.tensor([9, 70, 71]), keys, values)
+    for row, place in enumerate([9, 70, 71]):
+        assert torch.equal(cache.keys[1][:, place], keys[row])
+        assert torch.equal(cache.values[1][:, place], values[row])
+    assert not cache.keys[0].any() and cache.keys[1].count_nonzero() == keys.count_nonzero()
+
+
+@pytest.mark.parametrize(("source", "target"), [(64, 192), (64, 80), (80, 64), (64, 64)])
+def test_a_copy_holds_what_was_there_before_and_nothing_else(source: int, target: int) -> None:
+    cache = cache_of(256)
     for memory in (*cache.keys, *cache.values):
         memory.normal_()
     before = [memory.clone() for memory in (*cache.keys, *cache.values)]
-    cache.copy(2, 5, 7)
+    cache.copy(source, target, 37)
     for memory, old in zip((*cache.keys, *cache.values), before, strict=True):
-        assert torch.equal(memory[5, :, :7], old[2, :, :7])
-        memory[5, :, :7] = old[5, :, :7]
+        assert torch.equal(memory[:, target : target + 37], old[:, source : source + 37])
+        memory[:, target : target + 37] = old[:, target : target + 37]
         assert torch.equal(memory, old)
 
 
-def test_writing_reaches_the_slots_and_positions_named() -> None:
-    cache = KeyValueCache(CONFIG, plan(1e6, context=16), torch.float32, CPU)
-    keys, values = torch.randn(3, 2, 24), torch.randn(3, 2, 24)
-    cache.write(1, torch.tensor([0, 4, 4]), torch.tensor([9, 2, 3]), keys, values)
-    for row, (slot, position) in enumerate([(0, 9), (4, 2), (4, 3)]):
-        assert torch.equal(cache.keys[1][slot, :, position], keys[row])
-        assert torch.equal(cache.values[1][slot, :, position], values[row])
-    assert not cache.keys[0].any() and cache.keys[1].count_nonzero() == keys.count_nonzero()
+def fill(cache: KeyValueCache, start: int, length: int) -> None:
+    """An answer's keys and values, all of them ones."""
+    for layer in range(3):
+        cache.write(layer, torch.arange(start, start + length), *[torch.ones(length, 2, 24)] * 2)
+
+
+def not_zero(cache: KeyValueCache) -> list[int]:
+    """The tokens at which anything is left; the same in every layer."""
+    found = {tuple(memory.any(-1).any(0).nonzero().flatten().tolist()) for memory in (*cache.keys, *cache.values)}
+    assert len(found) == 1
+    return list(found.pop())
+
+
+def test_a_range_is_empty_behind_what_a_new_answer_keeps() -> None:
+    cache = cache_of(512)
+    for start, length in ((0, 64), (64, 100), (192, 130), (448, 5)):
+        fill(cache, start, length)
+        cache.end(start, length)
+    cache.begin(64, 256, kept=70)
+    assert not_zero(cache) == [*range(64 + 70), *range(320, 322), *range(448, 453)]
+    cache.begin(0, 64, kept=0)
+    cache.begin(320, 192, kept=0)
+    assert not_zero(cache) == [*range(64, 64 + 70)]
+
+
+def test_an_answer_that_moved_leaves_nothing_to_who_comes_after() -> None:
+    cache = cache_of(512)
+    fill(cache, 128, 100)
+    cache.move(128, 64, 100, 128)
+    assert not_zero(cache) == [*range(64, 164), *range(192, 228)], "what lies in the range of nobody may stay"
+    cache.end(64, 100)
+    cache.begin(0, 512, kept=0)
+    assert not_zero(cache) == []
 
 
 # --- room for adapters --------------------------------------------------------------------------------------------
@@ -116,7 +173,7 @@ def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
 
 
 # --- what the operator sets ---------------------------------------------------------------------------------------
-NAMES = ("MAX_CONCURRENCY", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
+NAMES = ("MAX_CONCURRENCY", "QUEUE_SECONDS", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
 
 
 @pytest.fixture(autouse=True)
@@ -127,17 +184,19 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
-        roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
+        patience=120, roots=(Path("/mine/adapters"), Path("/mine/lora-*"))
     )
     for name in NAMES:
         monkeypatch.setenv(name, " " if name != "ADAPTER_FOLDERS" else "")
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits()
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(patience=120)
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("3", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
+    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
         monkeypatch.setenv(name, value)
-    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(3, 2048, 64, (Path("/a"), Path("/b c")), True)
+    assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
+        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +205,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_CONCURRENCY", "0"), ("MAX_CONCURRENCY", "257"), ("MAX_CONCURRENCY", "-1"), ("MAX_CONCURRENCY", "8.0"),
         ("MAX_CONCURRENCY", "eight"), ("MAX_CONTEXT", "15"), ("MAX_CONTEXT", "1e4"), ("MAX_CONTEXT", "10000001"),
         ("MAX_LORA_COLUMNS", "15"), ("MAX_LORA_COLUMNS", "65537"), ("MAX_LORA_COLUMNS", "²"),
-        ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
+        ("QUEUE_SECONDS", "0"), ("QUEUE_SECONDS", "86401"), ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_number_in_range_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,4 +222,5 @@ def test_the_engine_says_what_it_takes_and_why(tiny_base: Path) -> None:
     open_engine(base, limits=limits, say=said.append).close()
     text: Any = "\n".join(said)
     assert "adapters: room for 32 ranks together" in text
-    assert "keys and values: 2 slots × 256 tokens × 0.5 KiB" in text
+    assert "keys and values: 512 tokens × 0.5 KiB" in text
+    assert "for 2 answers at a time, each of up to 256 tokens" in text

@@ -24,11 +24,12 @@ from transformers import (
 from alpaca.adapter.folder import load_tensors, verify_files
 from alpaca.base.load import load_model
 from alpaca.errors import BadAdapter, BadBase
-from alpaca.serving.attention import Prefill, Span, prefill, spans
+from alpaca.serving.attention import Prefill, Row, Span, prefill, spans
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder, Step, check_family, longest_context
 from alpaca.serving.loading import load_base, open_engine
 from alpaca.serving.lora import LoraStack, Place, mix
+from alpaca.serving.slots import in_blocks
 from tests.conftest import make_base, make_tokenizer
 from tests.serving.peft_adapters import EVERY_KIND, HEAD, make_adapter
 
@@ -81,7 +82,8 @@ class Bench:
 
     def __init__(self, model: Any, context: int, columns: int = 48) -> None:
         self.decoder = Decoder(model, columns, context)
-        plan = CachePlan(4, context, 0, "")
+        self.size = in_blocks(context)
+        plan = CachePlan(4 * self.size, context, 4, 0, "")
         self.cache = KeyValueCache(model.config, plan, self.decoder.dtype, self.decoder.device)
         self.stack = LoraStack(self.decoder.projections, columns)
         self.done = [0] * 4
@@ -89,11 +91,13 @@ class Bench:
     def step(self, parts: list[tuple[int, list[int], Place | None, float]], padding: int = 0) -> list[Tensor]:
         """Logits after every token of each part: (slot, tokens, adapter, scale); parts of one token come first."""
         decoder, cpu = self.decoder, torch.device("cpu")
-        single = [(slot, self.done[slot] + 1) for slot, tokens, _, _ in parts if len(tokens) == 1]
+        size = self.size
+        single = [Row(slot * size, size, self.done[slot] + 1) for slot, tokens, _, _ in parts if len(tokens) == 1]
         found: list[Span | Prefill] = [*spans(single, cpu)]
         row = len(single)
         for slot, tokens, _, _ in parts[len(single) :]:
-            found.append(prefill(row, len(tokens), slot, self.done[slot], decoder.heads // decoder.kv_heads, cpu))
+            group = decoder.heads // decoder.kv_heads
+            found.append(prefill(row, len(tokens), slot * size, self.done[slot], group, cpu))
             row += len(tokens)
         ids = [token for _, tokens, _, _ in parts for token in tokens]
         positions = [self.done[slot] + n for slot, tokens, _, _ in parts for n in range(len(tokens))]
@@ -103,7 +107,9 @@ class Bench:
                 Step(
                     torch.tensor(ids + [0] * padding),
                     torch.tensor(positions + [0] * padding),
-                    torch.tensor([slot for slot, tokens, _, _ in parts for _ in tokens]),
+                    torch.tensor(
+                        [slot * size + self.done[slot] + n for slot, tokens, _, _ in parts for n in range(len(tokens))]
+                    ),
                     found,
                     torch.arange(len(ids)),
                     mix([*users, ([], padding)], decoder.members, decoder.dtype),
@@ -317,7 +323,7 @@ def test_a_step_without_a_question_gives_no_logits() -> None:
     model = random_model(FAMILY["llama"]())
     bench = Bench(model, 64)
     step = Step(
-        torch.tensor([5, 6]), torch.tensor([0, 1]), torch.tensor([0, 0]),
+        torch.tensor([5, 6]), torch.tensor([0, 1]), torch.tensor([0, 1]),
         [prefill(0, 2, 0, 0, 2, torch.device("cpu"))], torch.tensor([], dtype=torch.long),
     )  # fmt: skip
     assert bench.decoder.forward(step, bench.cache).shape == (0, 300)

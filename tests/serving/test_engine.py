@@ -33,16 +33,19 @@ from alpaca.errors import (
     EngineStopped,
     GenerationFailed,
     NoRoom,
+    NoTurn,
     PromptTooLong,
     TemplateNotFound,
     WrongBase,
 )
 from alpaca.serving import engine as engine_module
+from alpaca.serving.cache import WHOLE, KeyValueCache
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, end_ids, load_base, open_engine
 from alpaca.serving.output import Output
+from alpaca.serving.slots import BLOCK
 from alpaca.serving.stream import Chunk, FinishReason, Stream
 from tests.conftest import make_base
 from tests.serving.oracle import Oracle
@@ -117,7 +120,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
-def assert_all_is_free(engine: Engine, slots: int = 8) -> None:
+def assert_all_is_free(engine: Engine, slots: int = 16) -> None:
     """Soon nothing runs or waits, and every slot, place and file that was read is given back."""
 
     def free() -> bool:
@@ -144,6 +147,16 @@ def fail_once(engine: Engine, trouble: BaseException) -> None:
         raise trouble
 
     engine._decoder.forward = fail  # type: ignore[method-assign]
+
+
+def small(opened: Open, **limits: Any) -> Engine:
+    """With room for five blocks, and eight places unless the limits say otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WHOLE, "cpu", 1)
+        return opened(**{"concurrency": 8, "context": 5 * BLOCK, **limits})
+
+
+PLAIN = {"prompt_template": "{prompt}"}
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -595,6 +608,60 @@ def test_a_copy_that_fails_costs_its_request_alone(opened: Open) -> None:
     assert len(reused(ask(engine, "hay and grass " * 5, n=2))) == 2
 
 
+def crowded(opened: Open) -> tuple[Engine, list[Stream], Stream, list[tuple[int, ...]]]:
+    """A pool of five blocks that five answers fill; while they decode, two end, and a long one needs both their blocks:
+    the engine, those that run on, the long one, and a list of the moves that it takes."""
+    engine, plain = small(opened), {"min_tokens": 30, **PLAIN}
+    streams: list[Stream] = []
+    later: list[Stream] = []
+    moves: list[tuple[int, ...]] = []
+    forward, move, steps, ready = engine._decoder.forward, engine._cache.move, [0], threading.Event()
+
+    def play(step: Any, cache: Any) -> Any:
+        ready.wait(60)
+        steps[0] += len(engine._running) == 5
+        if steps[0] == 9:
+            streams[0].close()
+            streams[2].close()
+            later.append(submit(engine, "grass", max_tokens=100, **plain))
+            engine._decoder.forward = forward  # type: ignore[method-assign]
+        return forward(step, cache)
+
+    def count(*args: int) -> None:
+        moves.append(args)
+        move(*args)
+
+    engine._decoder.forward, engine._cache.move = play, count  # type: ignore[method-assign]
+    streams += [submit(engine, f"{number}", max_tokens=30, **plain) for number in range(5)]
+    ready.set()
+    wait_for(lambda: bool(later))
+    return engine, [streams[1], *streams[3:]], later[0], moves
+
+
+def test_running_answers_that_are_pushed_together_go_on_as_before(opened: Open) -> None:
+    engine, running, long, moves = crowded(opened)
+    texts = [text(list(stream)) for stream in (*running, long)]
+    assert [(source // BLOCK, target // BLOCK) for source, target, *_ in moves] == [(1, 0), (3, 1), (4, 2)]
+    assert_all_is_free(engine, 5)
+    alone = opened(concurrency=1)
+    asked = [("1", 30), ("3", 30), ("4", 30), ("grass", 100)]
+    plain = {"min_tokens": 30, **PLAIN}
+    assert texts == [text(ask(alone, prompt, max_tokens=length, **plain)) for prompt, length in asked]
+
+
+def test_a_push_that_fails_ends_what_it_would_have_moved_and_nothing_later(opened: Open, oracle: Oracle) -> None:
+    def broken(*args: Any) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KeyValueCache, "move", broken)
+        engine, running, long, _ = crowded(opened)
+        for stream in (*running, long):
+            with pytest.raises(GenerationFailed):
+                list(stream)
+    assert [text(ask(engine, prompt)) for prompt in ("hay", "1")] == [oracle.chat("hay"), oracle.chat("1")]
+
+
 # --- how it is drawn ----------------------------------------------------------------------------------------------
 def test_a_seed_gives_the_same_answer_and_zero_is_a_seed(opened: Open) -> None:
     engine = opened()
@@ -875,6 +942,84 @@ def test_asyncio_cancels_by_closing(opened: Open) -> None:
 
     asyncio.run(read_one())
     wait_for(lambda: engine.stats().finished == {FinishReason.CANCELLED: 1})
+
+
+# --- the queue ----------------------------------------------------------------------------------------------------
+def order_of_turns(engine: Engine) -> list[int]:
+    """The lengths that answers take room for, filled in as their turns come."""
+    lengths, take = [], engine._slots.take
+
+    def record(key: Any, prompt: list[int], length: int) -> Any:
+        lengths.append(length)
+        return take(key, prompt, length)
+
+    engine._slots.take = record  # type: ignore[method-assign]
+    return lengths
+
+
+def test_nobody_goes_past_one_that_waits_for_room(opened: Open, oracle: Oracle) -> None:
+    engine = small(opened)
+    turns = order_of_turns(engine)
+    running = submit(engine, "a", max_tokens=190, min_tokens=190, **PLAIN)
+    next(running)
+    long, short = (submit(engine, "a", max_tokens=length, **PLAIN) for length in (250, 20))
+    assert text(list(short)) == oracle.text("a", max_tokens=20)
+    assert text(list(long)) == oracle.text("a", max_tokens=250)
+    assert turns == [191, 251, 21]
+    assert list(running)[-1].finish is FinishReason.LENGTH
+
+
+def test_turns_come_in_order_whatever_is_asked_for_and_answers_are_right(opened: Open, oracle: Oracle) -> None:
+    engine, draw = small(opened, concurrency=3), random.Random(3)
+    turns = order_of_turns(engine)
+    asked = [(draw.choice(["a", "hay and grass ", "你好" * 9]), draw.choice([1, 30, 100, 200])) for _ in range(30)]
+    streams = [submit(engine, prompt, max_tokens=length, **PLAIN) for prompt, length in asked]
+    for (prompt, length), stream in zip(asked, streams, strict=True):
+        assert text(list(stream)) == oracle.text(prompt, max_tokens=length)
+    counts = [len(oracle.tokenizer.encode(prompt, add_special_tokens=False)) for prompt, _ in asked]
+    assert turns == [count + length for count, (_, length) in zip(counts, asked, strict=True)]
+    assert_all_is_free(engine, 3)
+
+
+def test_one_that_gives_up_waiting_for_room_lets_the_next_in_at_once(opened: Open, oracle: Oracle) -> None:
+    engine = small(opened)
+    running = submit(engine, "a", max_tokens=250, min_tokens=250, **PLAIN)
+    next(running)
+    long = submit(engine, "a", max_tokens=250, **PLAIN)
+    short = submit(engine, "hay", max_tokens=20, **PLAIN)
+    wait_for(lambda: engine.stats().waiting == 2)
+    long.close()
+    assert text(list(short)) == oracle.text("hay", max_tokens=20)
+    assert engine.stats().running == 1, "the first is still at it"
+    running.close()
+    assert_all_is_free(engine, 5)
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 1}, {"concurrency": 8}], ids=["no place", "no room"])
+def test_a_request_waits_for_its_turn_no_longer_than_it_may(opened: Open, limits: dict[str, int]) -> None:
+    engine = small(opened, patience=0.001, **limits)
+    running = submit(engine, "a", max_tokens=300, min_tokens=300, **PLAIN)
+    next(running)
+    waiting = submit(engine, "a", n=3)
+    with pytest.raises(NoTurn, match=r"E1105 NoTurn: .*0.001 s \(answers being made: 1, waiting: 3\); ask again later"):
+        list(waiting)
+    assert list(running)[-1].finish is FinishReason.LENGTH
+    assert engine.stats().finished == {FinishReason.FAILED: 3, FinishReason.LENGTH: 1}
+    assert_all_is_free(engine, min(limits["concurrency"], 5))
+
+
+def test_a_request_whose_turn_has_come_is_not_refused(opened: Open, oracle: Oracle) -> None:
+    """Its first answer runs, and the others wait for that alone."""
+    chunks = ask(opened(concurrency=1, patience=0.001), n=5)
+    assert {text(chunks, index) for index in range(5)} == {oracle.chat("hay")}
+
+
+def test_the_time_in_the_queue_is_told(opened: Open) -> None:
+    engine = opened(concurrency=1)
+    first, second = (submit(engine, max_tokens=60, min_tokens=60) for _ in range(2))
+    before, after = list(first)[-1].usage, list(second)[-1].usage
+    assert before.queued < before.first_token
+    assert before.queued < after.queued < after.first_token
 
 
 # --- failing ------------------------------------------------------------------------------------------------------

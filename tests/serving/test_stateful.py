@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, multiple, precondition, rule
 
 from alpaca.errors import BadAdapter, GenerationFailed
+from alpaca.serving.cache import WHOLE
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
@@ -23,8 +25,8 @@ from tests.conftest import make_base
 from tests.serving.oracle import Oracle
 from tests.serving.peft_adapters import EVERY_KIND, make_adapters
 
-SLOTS, COLUMNS, LONGEST = 3, 32, 24
 COMPOSITIONS = ["a:0.5+b", "b:0.25+a:2"]
+SLOTS, POOL, COLUMNS, LONGEST = 3, 320, 32, 24
 PROMPTS = ["a", "hay and grass " * 2, "hay and grass " * 2 + "for the alpaca", "hay and grass " * 40, "你好 🦙"]
 
 
@@ -43,8 +45,11 @@ class World:
         self._alone = open_engine(alone, limits=limits, say=lambda line: None)
 
     def engine(self) -> Engine:
-        limits = EngineLimits(concurrency=SLOTS, context=512, columns=COLUMNS, roots=(self.roots,))
-        return open_engine(self.loaded, limits=limits, say=lambda line: None)
+        """With a pool that one long answer and two short ones fill, so that they wait, move and displace each other."""
+        limits = EngineLimits(concurrency=SLOTS, context=POOL, columns=COLUMNS, roots=(self.roots,))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(WHOLE, "cpu", 1)
+            return open_engine(self.loaded, limits=limits, say=lambda line: None)
 
     @functools.cache  # noqa: B019 - there is one world
     def greedy(self, prompt: str, adapter: str, scale: float, max_tokens: int) -> str:
