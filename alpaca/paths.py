@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,6 +27,9 @@ def as_written(path: str | Path) -> Path:
 
 def this_python() -> str:
     """What to type for the Python that runs this, as short as it works in this folder."""
+    import shlex
+    import shutil
+
     if not sys.executable or shutil.which("python") == sys.executable:
         return "python"
     path = Path(sys.executable)

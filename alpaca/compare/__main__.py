@@ -20,7 +20,6 @@ from typing import Any
 
 from alpaca.base.precision import PRECISIONS
 from alpaca.compare.comparison import Comparison
-from alpaca.compare.over_http import ask_server
 from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
 from alpaca.errors import EmptyPrompt, exit_on_error
@@ -79,7 +78,7 @@ def main() -> None:
         for prompt, more in prompts
         for name in options.adapters
     ]
-    texts = ask_server(options.server, asked) if options.server else _ask_here(asked, options)
+    texts = _ask_there(asked, options.server) if options.server else _ask_here(asked, options)
     width = len(options.adapters)
     rows = [texts[start : start + width] for start in range(0, len(texts), width)]
     comparison = Comparison(options.adapters, prompts, rows)
@@ -89,6 +88,12 @@ def main() -> None:
             with written_aside(path) as aside:
                 aside.write_text(content(), encoding="utf-8")
             say_aside(f"written: {path}")
+
+
+def _ask_there(asked: Sequence[dict[str, Any]], server: str) -> list[str]:
+    from alpaca.compare.over_http import ask_server
+
+    return ask_server(server, asked)
 
 
 def _ask_here(asked: Sequence[dict[str, Any]], options: argparse.Namespace) -> list[str]:

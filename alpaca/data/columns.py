@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from alpaca.data.files import RepeatedField
+from alpaca.data.shapes import RepeatedField
 from alpaca.errors import BadSetting
 from alpaca.words import names
 

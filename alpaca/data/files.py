@@ -12,10 +12,10 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.shapes import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
 from alpaca.words import names
 
@@ -25,17 +25,6 @@ UNREAD = "(not read)"  # in place of a value of a column that nobody asked for
 SPREADSHEET = "save it as CSV UTF-8 and give that"
 ADVICE = dict.fromkeys((".gz", ".zip", ".zst", ".xz", ".bz2", ".tar"), "unpack it first")
 ADVICE |= dict.fromkeys((".xlsx", ".xls", ".ods"), SPREADSHEET)
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """Stands where a row should be that could not even be parsed."""
-
-    problem: str
-
-
-class RepeatedField(dict[str, Any]):
-    """A JSON object that names a field twice, so that one of the two values is lost."""
 
 
 def read_file(path: Path, wanted: Set[str] | None = None) -> Rows:

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from alpaca.data.columns import suggestion
-from alpaca.data.files import Broken, RepeatedField
 from alpaca.data.report import Fault, ReadReport
-from alpaca.data.shapes import CONVERSATIONS, EXPECTED, TEXT, Shape, shape_of, unread_fields
+from alpaca.data.shapes import CONVERSATIONS, EXPECTED, TEXT, Broken, RepeatedField, Shape, shape_of, unread_fields
 from alpaca.errors import BadMessages
 from alpaca.prompts.example import Example
 from alpaca.prompts.tools import read_tools

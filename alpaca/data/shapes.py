@@ -54,3 +54,15 @@ def unread_fields(row: object) -> list[str]:
     read = {*shape.fields, *shape.optional}
     # A table has every field in every row; those that are empty there are none of this row's.
     return [str(name) for name, value in row.items() if name not in read and value not in (None, "")]
+
+
+# --- no row -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """Stands where a row should be that could not even be parsed."""
+
+    problem: str
+
+
+class RepeatedField(dict[str, Any]):
+    """A JSON object that names a field twice, so that one of the two values is lost."""

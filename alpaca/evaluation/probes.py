@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.data.files import Broken, RepeatedField, read_file
+from alpaca.data.files import read_file
 from alpaca.data.report import Fault, ReadReport
+from alpaca.data.shapes import Broken, RepeatedField
 from alpaca.errors import BadRows, DataNotFound, NoRowsLeft
 from alpaca.prompts.turn import text_problem
 from alpaca.words import names, type_name
