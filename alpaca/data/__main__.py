@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpaca.data.columns import parse_columns
 from alpaca.errors import BadSetting, BaseError, NoRowsLeft, exit_on_error
 from alpaca.paths import this_python
 from alpaca.progress import say_aside
@@ -71,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     targets = _targets(options)
     from alpaca.data.check import check_rows
+    from alpaca.data.columns import parse_columns
     from alpaca.data.fix import mend
     from alpaca.data.scan import scan_rows
 
@@ -168,6 +168,7 @@ def _fix(scan: Scan, mended: Mended, yardstick: Yardstick | None, target: Path) 
 
 def _preview(options: argparse.Namespace) -> None:
     """Show rows as tokens instead of checking them."""
+    from alpaca.data.columns import parse_columns
     from alpaca.data.output_file import output_path
     from alpaca.files import written_aside
 
