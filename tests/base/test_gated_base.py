@@ -1,11 +1,8 @@
-"""A base that is gated on the hub: HF_TOKEN opens it for finetune.py, for a training job, and for the server."""
+"""A base that is gated on the hub, over HTTP: a token opens it for training jobs and the server, and stays secret."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +11,10 @@ import pytest
 
 from alpaca.cogserver.schema import TRAIN
 from alpaca.cogserver.server import Server
-from tests.base.hub import Hub, gated_hub
+from tests.base.hub_stand_in import Hub, stand_in
 from tests.conftest import ROOT
 from tests.server.over_http import READY_SECONDS, post, post_together
-from tests.training.runs import make_rows, write_rows
+from tests.training.runs import make_rows
 
 TOKEN = "hf_notARealToken"
 SMALL = {"num_epochs": 1, "val_set_size": 0, "replay_ratio": 0, "report_budget": 0, "quantization": "fp32"}
@@ -25,37 +22,14 @@ SMALL = {"num_epochs": 1, "val_set_size": 0, "replay_ratio": 0, "report_budget":
 
 @pytest.fixture
 def hub(tiny_base: Path) -> Iterator[Hub]:
-    with gated_hub(tiny_base, TOKEN) as started:
+    with stand_in("owner/gated", tiny_base, TOKEN) as started:
         yield started
 
 
 def surroundings(hub: Hub, home: Path, **more: str) -> dict[str, str]:
     """Variables for a process whose hub is ours, with nothing fetched yet."""
-    own = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return {**own, "HF_TOKEN": "", "BASE_MODEL": "", "OMP_NUM_THREADS": "1", **more}
-
-
-def finetune(hub: Hub, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    rows = write_rows(tmp_path / "rows.jsonl", make_rows(4))
-    command = [sys.executable, "finetune.py", "--base_model", "owner/gated", "--data_path", str(rows), "--dry_run"]
-    command += ["--output_dir", str(tmp_path / "adapter"), *(f"--{name}={value}" for name, value in SMALL.items())]
-    env = {**os.environ, **surroundings(hub, tmp_path / "home", **more)}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=180)
-
-
-def test_finetune_takes_the_token_of_its_environment(hub: Hub, tmp_path: Path) -> None:
-    done = finetune(hub, tmp_path, HF_TOKEN=TOKEN)
-    assert done.returncode == 0, done.stderr
-    assert hub.served and not hub.refused
-    assert TOKEN not in done.stdout + done.stderr
-
-
-@pytest.mark.parametrize("token", ["", "hf_ofSomebodyElse"])
-def test_a_gated_base_without_its_token_is_an_error_that_shows_none(hub: Hub, tmp_path: Path, token: str) -> None:
-    done = finetune(hub, tmp_path, HF_TOKEN=token)
-    assert done.returncode == 2 and "E3001 BaseNotFound: 'owner/gated'" in done.stderr
-    assert "Traceback" not in done.stderr and "hf_ofSomebodyElse" not in done.stderr
-    assert hub.refused and not hub.served
 
 
 @pytest.mark.server
@@ -84,7 +58,7 @@ def test_a_server_takes_the_token_of_its_environment(hub: Hub, tmp_path: Path) -
     with Server(project=ROOT, environment=env) as server:
         server.wait_ready(READY_SECONDS)
         assert TOKEN not in json.dumps(server.health()) + server.log_tail(10_000)
-    assert hub.served and not hub.refused
+    assert "model.safetensors" in hub.served
 
 
 def _bytes(path: Path) -> bytes:
