@@ -13,6 +13,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +47,13 @@ CONTENDERS = [
 ]
 
 
-def make_bench_plan(contender: Contender, options: argparse.Namespace) -> Plan:
-    """The same rows in the same steps for every contender."""
+def make_bench_plan(contender: Contender, options: argparse.Namespace, work: str) -> Plan:
+    """The same rows in the same steps for every contender; `work` is a folder that nothing is kept in."""
     from alpaca.training.config import FinetuneConfig
     from alpaca.training.plan import make_plan
 
     settings: dict[str, Any] = {
-        "base_model": options.base_model, "data_path": options.data_path, "output_dir": "unused", "batch_size": 16,
+        "base_model": options.base_model, "data_path": options.data_path, "output_dir": work, "batch_size": 16,
         "learning_rate": 3e-4, "cutoff_len": 512, "val_set_size": 32, "prompt_template_name": "alpaca", "lora_r": 8,
         "lora_alpha": 16, "quantization": contender.precision, "micro_batch_tokens": contender.budget,
         "lora_target_modules": contender.targets.split(","), "eval_steps": 10**6, "skip_bad_rows": True,
@@ -107,7 +108,7 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
             return torch.utils.data.SequentialSampler(rows)
 
     arguments = TrainingArguments(
-        output_dir="unused", per_device_train_batch_size=4, gradient_accumulation_steps=4, num_train_epochs=1,
+        output_dir=config.output_dir, per_device_train_batch_size=4, gradient_accumulation_steps=4, num_train_epochs=1,
         learning_rate=plan.learning_rate[0], lr_scheduler_type="cosine", warmup_steps=plan.warmup_steps,
         weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to="none", use_cpu=plan.device.type == "cpu",
         remove_unused_columns=False, disable_tqdm=True, seed=config.seed,
@@ -150,12 +151,13 @@ def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, floa
     """Run a contender in this process and measure it."""
     from alpaca.device import peak_memory
 
-    plan = make_bench_plan(contender, options)
-    if contender.recipe == "packed":
-        result = run_packed(plan)
-    else:
-        seed = contender.recipe == "seed"
-        result = run_padded(plan, pad_to=PADDED if seed else None, all_tokens=seed)
+    with tempfile.TemporaryDirectory() as work:
+        plan = make_bench_plan(contender, options, work)
+        if contender.recipe == "packed":
+            result = run_packed(plan)
+        else:
+            seed = contender.recipe == "seed"
+            result = run_padded(plan, pad_to=PADDED if seed else None, all_tokens=seed)
     result["examples"] = sum(len(step.examples) for step in plan.steps)
     result["peak"] = peak_memory(plan.device)
     return result

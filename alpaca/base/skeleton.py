@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from alpaca.base.quiet import hush_libraries
 from alpaca.errors import BadBase
 
 
@@ -23,6 +24,7 @@ def skeleton(folder: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    hush_libraries()
     config = model_config(folder)
     try:
         with torch.device("meta"):

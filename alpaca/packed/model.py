@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 
 from alpaca.errors import BadBase
 from alpaca.packed.loss import head_loss
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 class PackedModel(nn.Module):

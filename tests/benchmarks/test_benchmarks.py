@@ -59,7 +59,7 @@ def test_each_contender_trains_the_same_steps_replay_included(
     monkeypatch.chdir(tmp_path)  # the library's Trainer makes its folder, though nothing is saved
     data = ROOT / "data" / "alpacas.jsonl"
     options = argparse.Namespace(base_model=str(tiny_base), data_path=str(data), steps=2, budgets="")
-    plan = train.make_bench_plan(contender, options)
+    plan = train.make_bench_plan(contender, options, str(tmp_path))
     replayed = [i for step in plan.steps for i in step.examples if i >= len(plan.train.examples)]
     assert replayed, "no step reaches beyond the training rows, so this test shows nothing"
     measured = train.run_one(contender, options)
