@@ -10,10 +10,12 @@ from typing import Any
 import httpx
 import pytest
 
+from alpaca.cogserver.schema import declared_concurrency
 from alpaca.cogserver.server import Server
 from alpaca.errors import BadTemplate
 from alpaca.prompts.alpaca import AlpacaTemplate
 from alpaca.prompts.template import MAX_TEXT_CHARS
+from tests.conftest import ROOT
 from tests.server.over_http import Start, post_together
 
 pytestmark = pytest.mark.server
@@ -88,8 +90,8 @@ def test_a_template_says_the_instruction_a_few_times_at_most() -> None:
 def test_ids_that_cost_cog_its_places_turn_the_server_unhealthy(start_server: Start, tiny_base: Path) -> None:
     """A request whose id is no folder's name loses its place for good; a server without any must be restarted."""
     server = start_server(tiny_base)
-    for number in range(8):
-        body = {"id": f"{number}" * 300, "input": {"prompt": "hay", "max_tokens": 2}}
+    for number in range(declared_concurrency(ROOT / "predict.py", "Runner")):
+        body = {"id": f"{number:03}" * 100, "input": {"prompt": "hay", "max_tokens": 2}}
         httpx.post(f"{server.url}/predictions", json=body, timeout=60)
     assert server.health()["status"] == "BUSY"
     deadline = time.monotonic() + 120

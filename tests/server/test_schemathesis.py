@@ -68,8 +68,9 @@ def exchange(server: Server, mode: GenerationMode, examples: int, likely: dict[s
         given = body.get("input", {} if right else None)
         if not isinstance(given, dict):
             return st.just(body)
-        if isinstance(given.get("train_data"), str):
-            given["train_data"] = NOT_UPLOADED  # nothing is fetched, and no training begins
+        for name in ("train_data", "validation_data"):
+            if isinstance(given.get(name), str):
+                given[name] = NOT_UPLOADED  # nothing is fetched, and no training begins
         if not right:
             return st.just(body)
         # Cog's schema calls what is optional nullable; its server takes no null.

@@ -195,7 +195,8 @@ def test_good_requests_are_answered_right_whatever_else_goes_on(
     done = sum((client.done for client in clients), Counter[str]())
     print(f"{SECONDS:g} s, {CLIENTS} clients: {dict(done)}; memory {early / 1e6:.0f} → {memory(server) / 1e6:.0f} MB")
     assert [fault for client in clients for fault in client.wrong] == []
-    assert not done["409"], "they wait for their turn"
+    # They wait for their turn. Whoever goes away keeps a place until Cog has noticed, so a few may meet none.
+    assert done["409"] * 100 <= done.total(), done
     assert all(done[kind] > 5 for kind in ("good", "streamed", "bad", "cancelled", "left")), done
     wait_idle(server)
     assert memory(server) < early + GROWTH
