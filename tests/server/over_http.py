@@ -35,7 +35,7 @@ def environment(base: Path, cache: Path, **more: str) -> dict[str, str]:
 
 def post(server: Reachable, inputs: Any, **options: Any) -> httpx.Response:
     """POST a prediction (or training) and return the whole response."""
-    return httpx.post(server.url + server.mode.path, json={"input": inputs}, timeout=180.0, **options)
+    return httpx.post(server.url + server.mode.path, json={"input": inputs}, timeout=600.0, **options)
 
 
 def post_together(server: Reachable, inputs: Sequence[Any]) -> list[httpx.Response]:
