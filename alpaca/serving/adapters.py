@@ -30,7 +30,7 @@ from alpaca.serving.roots import Root, not_there
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
-DOWNLOADS = 4  # at the same time, and so many requests wait for them: half of those that Cog takes
+DOWNLOADS = 4  # at the same time, and as many requests may wait for them; the rest is told at once
 READS = 8  # of folders and archives on disk, at the same time
 
 
