@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     import torch
 
 PRECISIONS = ("bf16", "fp32", "int8", "nf4")
-# Bytes a weight of a layer takes in memory; nf4 with double-quantised scales is 4.13 bits, int8 keeps a scale per row.
-BYTES_PER_WEIGHT = {"bf16": 2.0, "fp32": 4.0, "int8": 1.01, "nf4": 0.52}
+SERVED = (*PRECISIONS, "int4")
+"""With what the engine alone has, on a CPU."""
+# Bytes a weight of a layer takes in memory; nf4 with double-quantised scales is 4.13 bits, int8 keeps a scale per row,
+# int4 a scale and a zero per 32 weights.
+BYTES_PER_WEIGHT = {"bf16": 2.0, "fp32": 4.0, "int8": 1.01, "nf4": 0.52, "int4": 0.63}
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,27 @@ class Choice:
 
 
 def choose_precision(
-    folder: Path, wanted: str = "auto", device: torch.device | None = None, training: bool = False
+    folder: Path,
+    wanted: str = "auto",
+    device: torch.device | None = None,
+    *,
+    training: bool = False,
+    serving: bool = False,
 ) -> Choice:
     """Choose how the base's weights are held. `auto` takes bf16 where it fits, else int8, else nf4, and says why.
 
-    Three fifths of the free memory may go to weights when training (activations need the rest), four fifths when
-    serving (keys and values). Raises PrecisionUnavailable for an unknown name or where bitsandbytes is missing.
+    Three fifths of the free memory may go to weights when training (activations need the rest), else four fifths
+    (keys and values). `serving`: the engine holds them, which quantises by itself on a CPU (`quantised_by_engine`).
+    Raises PrecisionUnavailable for an unknown name or where bitsandbytes is missing.
     """
     device = device or pick_device()
     if wanted != "auto":
-        if wanted not in PRECISIONS:
-            raise PrecisionUnavailable(f"precision '{wanted}' is not known: choose auto, {', '.join(PRECISIONS)}")
-        if wanted in ("int8", "nf4"):
-            require_bitsandbytes(wanted)
+        known = SERVED if serving else PRECISIONS
+        if wanted not in known:
+            raise PrecisionUnavailable(f"precision '{wanted}' is not known: choose auto, {', '.join(known)}")
+        if wanted == "int4" and device.type != "cpu":
+            raise PrecisionUnavailable("int4 is for serving on a CPU; on a GPU choose nf4, which is as small")
+        _require_library(wanted, device, serving)
         return Choice(wanted, "as asked")
     free = free_memory(device)
     room = free * (0.6 if training else 0.8)
@@ -50,7 +61,7 @@ def choose_precision(
         if size <= room:
             note = "" if precision != "fp32" else ", and this processor has no fast bf16"
             if precision in ("int8", "nf4"):
-                require_bitsandbytes(precision)
+                _require_library(precision, device, serving)
                 note = ", and a wider precision does not fit"
             return Choice(
                 precision, f"{count_weights(folder) / 1e6:.0f} M weights take {size / 1e9:.2f} GB of {where}{note}"
@@ -59,6 +70,16 @@ def choose_precision(
         f"{folder.name} has {count_weights(folder) / 1e9:.1f} G weights: even nf4 takes {size / 1e9:.1f} GB, "
         f"and {where}. Free some memory or take a smaller base"
     )
+
+
+def quantised_by_engine(precision: str, device: torch.device) -> bool:
+    """Whether the engine quantises the base itself when it serves it; elsewhere bitsandbytes does."""
+    return device.type == "cpu" and precision in ("int8", "int4")
+
+
+def _require_library(precision: str, device: torch.device, serving: bool) -> None:
+    if precision in ("int8", "nf4") and not (serving and quantised_by_engine(precision, device)):
+        require_bitsandbytes(precision)
 
 
 def weight_bytes(folder: Path, precision: str) -> float:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from alpaca.base.precision import PRECISIONS
+from alpaca.base.precision import SERVED
 from alpaca.compare.comparison import Comparison
 from alpaca.compare.questions import read_prompts
 from alpaca.data.output_file import output_path
@@ -44,7 +44,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--html", metavar="FILE", help="write a page as well")
     parser.add_argument("--json", metavar="FILE", help="write the answers as JSON as well")
     parser.add_argument("--base_model", help="a folder, a name in weights/ or a hub id (default: $BASE_MODEL)")
-    parser.add_argument("--precision", default="auto", choices=["auto", *PRECISIONS])
+    parser.add_argument("--precision", default="auto", choices=["auto", *SERVED])
     parser.add_argument("--max_tokens", type=int, default=256, help="default: %(default)s")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--repetition_penalty", type=float, default=1.0,

@@ -106,7 +106,10 @@ def attend(
         if isinstance(part, Span):
             stacked = rows.view(count, kv_heads, -1, size)
             shape, strides = (count, kv_heads, part.length, size), (part.stride * size, pool * size, size, 1)
-            k, v = (memory.as_strided(shape, strides, part.start * size) for memory in (keys, values))
+            k, v = (
+                memory.as_strided(shape, strides, memory.storage_offset() + part.start * size)
+                for memory in (keys, values)
+            )
             found = functional.scaled_dot_product_attention(stacked, k, v, attn_mask=part.mask, scale=scale)
             out[part.first : part.last] = found.view(count, -1, size)
             continue

@@ -1,6 +1,6 @@
 """Keys and values of every running answer, in one allocation made at start-up, and how large that may be.
 
-    keys[layer], values[layer]: [kv_heads, tokens, head_dim]
+    memory[layer]: [2 · kv_heads, tokens, head_dim], the heads of the keys, then those of the values
 
 An answer has a range of the tokens (alpaca/serving/slots.py). What it leaves behind stays readable until somebody else
 gets the range, so that the next turn of a conversation finds its beginning there.
@@ -76,16 +76,18 @@ class KeyValueCache:
     what is masked by 0, and what another adapter left there may be inf or NaN."""
 
     def __init__(self, config: Any, plan: CachePlan, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (config.num_key_value_heads, plan.tokens, head_dim(config))
-        layers = range(config.num_hidden_layers)
+        heads = config.num_key_value_heads
         self._written = np.zeros(-(-plan.tokens // BLOCK), bool)  # blocks that somebody left something in
-        self.keys = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
-        self.values = [zeros(*shape, dtype=dtype, device=device) for _ in layers]
+        self.memory = [
+            zeros(2 * heads, plan.tokens, head_dim(config), dtype=dtype, device=device)
+            for _ in range(config.num_hidden_layers)
+        ]
+        self.keys = [memory[:heads] for memory in self.memory]
+        self.values = [memory[heads:] for memory in self.memory]
 
-    def write(self, layer: int, where: Tensor, keys: Tensor, values: Tensor) -> None:
-        """where [n] in the pool; keys, values [n, kv_heads, head_dim]."""
-        self.keys[layer][:, where] = keys.transpose(0, 1)
-        self.values[layer][:, where] = values.transpose(0, 1)
+    def write(self, layer: int, where: Tensor, both: Tensor) -> None:
+        """where [n] in the pool; both [n, 2 · kv_heads, head_dim]: the keys, then the values."""
+        self.memory[layer].index_copy_(1, where, both.transpose(0, 1))
 
     def begin(self, start: int, size: int, kept: int) -> None:
         """A new answer takes a range over, with the first `kept` tokens as they are; the others become zeros."""
@@ -94,7 +96,7 @@ class KeyValueCache:
         if not len(found):
             return
         end = (first + int(found[-1]) + 1) * BLOCK
-        for memory in (*self.keys, *self.values):
+        for memory in self.memory:
             memory[:, start + kept : end] = 0
         self._written[-(-(start + kept) // BLOCK) : end // BLOCK] = False
 
@@ -104,7 +106,7 @@ class KeyValueCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy `length` tokens to another place, which may overlap with where they are."""
-        for memory in (*self.keys, *self.values):
+        for memory in self.memory:
             memory[:, target : target + length] = memory[:, source : source + length].clone()
 
     def move(self, source: int, target: int, length: int, size: int) -> None:

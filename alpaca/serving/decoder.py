@@ -16,7 +16,10 @@ from torch.nn import functional
 from alpaca.errors import BadBase
 from alpaca.serving.attention import Prefill, Span, attend
 from alpaca.serving.cache import KeyValueCache, head_dim
+from alpaca.serving.norm import RmsNorm
+from alpaca.serving.product import columns_whole, product
 from alpaca.serving.projection import Mix, Projection
+from alpaca.serving.quantized import FEW, Int8Weight
 
 FAMILY = ("llama", "mistral", "qwen2", "qwen3")
 """Bases with LLaMA's forward pass: norm, attention with rotary positions, norm, gated MLP."""
@@ -44,12 +47,12 @@ class Step:
 
 @dataclass
 class _Layer:
-    input_norm: Tensor
+    input_norm: RmsNorm
     qkv: Projection
     out: Projection
-    query_norm: Tensor | None
-    key_norm: Tensor | None
-    mlp_norm: Tensor
+    query_norm: RmsNorm | None
+    key_norm: RmsNorm | None
+    mlp_norm: RmsNorm
     gate_up: Projection
     down: Projection
 
@@ -61,6 +64,8 @@ class Decoder:
     model: Any
     columns: int
     context: int
+    bits: str | None = None
+    """int8 or int4: quantise the layers on a CPU as they are taken over, and the head in int8."""
     layers: list[_Layer] = field(init=False)
     projections: dict[str, tuple[Projection, int]] = field(init=False)
     """Dotted name of every linear layer of the base → where it is computed, and as which member."""
@@ -73,12 +78,13 @@ class Decoder:
         self.head_dim = head_dim(config)
         self.eps: float = config.rms_norm_eps
         self.embedding: Tensor = inner.embed_tokens.weight
-        self.norm: Tensor = inner.norm.weight
+        self.norm = RmsNorm(inner.norm.weight, self.eps)
         self.projections = {}
         self.layers = [self._layer(f"model.layers.{number}", layer) for number, layer in enumerate(inner.layers)]
         tied = config.tie_word_embeddings or self.model.lm_head.weight is self.embedding
         self.head: Tensor = self.model.lm_head.weight
         self.head_projection = None if tied else self._projection("lm_head", self.model, ["lm_head"])
+        self._quantized_head = Int8Weight(self.head) if tied and self.bits else None
         self.members = {projection.members for projection, _ in self.projections.values()}
         self.cos, self.sin = self._rotary_table(inner.rotary_emb)
 
@@ -93,52 +99,59 @@ class Decoder:
     def forward(self, step: Step, cache: KeyValueCache) -> Tensor:
         """Logits [answers, vocabulary] in fp32; this step's keys and values are in the cache afterwards."""
         x = functional.embedding(step.tokens, self.embedding)
-        turn = self.cos[step.positions, None], self.sin[step.positions, None]
+        x = x if self.bits else columns_whole(x)
+        turn = self._turn(step.positions)
         for number, layer in enumerate(self.layers):
-            x = x + self._attention(number, layer, self._normed(x, layer.input_norm), step, turn, cache)
-            gate, up = layer.gate_up(self._normed(x, layer.mlp_norm), step.mix).chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate) * up, step.mix)
-        x = self._normed(x[step.wanted], self.norm)
+            x = x + self._attention(number, layer, layer.input_norm(x), step, turn, cache)
+            gate, up = layer.gate_up(layer.mlp_norm(x), step.mix).chunk(2, dim=-1)
+            x = x + layer.down(functional.silu(gate).mul_(up), step.mix)
+        x = self.norm(x if len(step.wanted) == len(x) else x[step.wanted])
         if self.head_projection is not None:
             return self.head_projection(x, step.head_mix).float()
-        return functional.linear(x, self.head).float()
+        if self._quantized_head is not None and len(x) <= FEW["int8"]:
+            return self._quantized_head.product(x).float()
+        return product(x, self.head).float()
+
+    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and signed sin of every head of the rows, [rows, heads + 2 · kv_heads, head_dim]; values keep theirs."""
+        turned, fixed = self.heads + self.kv_heads, self.kv_heads
+        cos, sin = (table[positions, None].expand(-1, turned, -1) for table in (self.cos, self.sin))
+        shape = (len(positions), fixed, self.head_dim)
+        return torch.cat((cos, cos.new_ones(shape)), 1), torch.cat((sin, sin.new_zeros(shape)), 1)
 
     def _attention(
         self, number: int, layer: _Layer, x: Tensor, step: Step, turn: tuple[Tensor, Tensor], cache: KeyValueCache
     ) -> Tensor:
         rows, written, turned = len(x), len(step.where), self.heads + self.kv_heads
-        heads = layer.qkv(x, step.mix).view(rows, turned + self.kv_heads, self.head_dim)
-        queries, keys = heads[:, : self.heads], heads[:, self.heads : turned]
+        heads = layer.qkv(x, step.mix).contiguous().view(rows, turned + self.kv_heads, self.head_dim)
         if layer.query_norm is not None and layer.key_norm is not None:
-            queries, keys = self._normed(queries, layer.query_norm), self._normed(keys, layer.key_norm)
-            both = rotate(torch.cat((queries, keys), 1), *turn)
-        else:
-            both = rotate(heads[:, :turned], *turn)
-        cache.write(number, step.where, both[:written, self.heads :], heads[:written, turned:])
-        found = torch.empty_like(both[:, : self.heads]) if written == rows else both.new_zeros(queries.shape)
+            queries, keys, values = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
+            heads = torch.cat((layer.query_norm(queries), layer.key_norm(keys), values), 1)
+        heads = rotate(heads, *turn)
+        cache.write(number, step.where, heads[:written, self.heads :])
+        queries = heads[:, : self.heads]
+        found = torch.empty_like(queries) if written == rows else heads.new_zeros(queries.shape)
         scale = self.head_dim**-0.5
-        attend(both[:, : self.heads], cache.keys[number], cache.values[number], step.parts, scale, found)
+        attend(queries, cache.keys[number], cache.values[number], step.parts, scale, found)
         return layer.out(found.view(rows, -1), step.mix)
-
-    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self.eps)
 
     # --- taking the model over ------------------------------------------------------------------------------------
     def _layer(self, name: str, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
-            layer.input_layernorm.weight,
+            RmsNorm(layer.input_layernorm.weight, self.eps),
             self._projection(f"{name}.self_attn", attention, ["q_proj", "k_proj", "v_proj"]),
             self._projection(f"{name}.self_attn", attention, ["o_proj"]),
-            attention.q_norm.weight if hasattr(attention, "q_norm") else None,
-            attention.k_norm.weight if hasattr(attention, "k_norm") else None,
-            layer.post_attention_layernorm.weight,
+            RmsNorm(attention.q_norm.weight, self.eps) if hasattr(attention, "q_norm") else None,
+            RmsNorm(attention.k_norm.weight, self.eps) if hasattr(attention, "k_norm") else None,
+            RmsNorm(layer.post_attention_layernorm.weight, self.eps),
             self._projection(f"{name}.mlp", mlp, ["gate_proj", "up_proj"]),
             self._projection(f"{name}.mlp", mlp, ["down_proj"]),
         )
 
     def _projection(self, prefix: str, module: nn.Module, names: list[str]) -> Projection:
-        projection = Projection([getattr(module, name) for name in names], self.columns)
+        bits = "int8" if self.bits and names == ["lm_head"] else self.bits
+        projection = Projection([getattr(module, name) for name in names], self.columns, bits)
         for member, name in enumerate(names):
             full = name if name == "lm_head" else f"{prefix}.{name}"
             self.projections[full] = (projection, member)
@@ -154,7 +167,7 @@ class Decoder:
 
 
 def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Rotary positions (arXiv:2104.09864) as LLaMA has them: x [rows, heads, head_dim], tables [rows, 1, head_dim]."""
+    """Rotary positions (arXiv:2104.09864) as LLaMA has them: x, tables [rows, heads, head_dim]."""
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)
 
 

@@ -90,7 +90,7 @@ class Engine:
             default=default,
             eos_ids=eos_ids,
             context=plan.context,
-            vocabulary=len(decoder.head),
+            vocabulary=len(decoder.embedding),
             stack=self._stack,
             device=decoder.device,
             separate=separate,

@@ -12,7 +12,7 @@ import torch
 from alpaca.errors import BadSetting
 from alpaca.serving.cache import head_dim
 from alpaca.serving.lora import PAGE
-from alpaca.serving.projection import up_dtypes
+from alpaca.serving.projection import alone_apart
 
 QUEUE_SECONDS = 120
 """How long clients of a server wait for their turn, unless the operator says otherwise."""
@@ -72,7 +72,7 @@ def bytes_per_column(config: Any, dtype: torch.dtype, device: torch.device) -> i
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * head_dim(config)
     both = queries + 2 * config.num_key_value_heads * head_dim(config)
-    down, up = dtype.itemsize, sum(kind.itemsize for kind in up_dtypes(dtype, device))
+    down, up = dtype.itemsize, dtype.itemsize + 4 * alone_apart(dtype, device)
     layer = 3 * (hidden * down + both * up) + (queries * down + hidden * up)
     layer += 2 * (hidden * down + 2 * inner * up) + (inner * down + hidden * up)
     head = 0 if config.tie_word_embeddings else hidden * down + config.vocab_size * up

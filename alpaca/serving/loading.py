@@ -9,7 +9,7 @@ from typing import Any
 
 from alpaca.base.find import WEIGHTS, resolve_base
 from alpaca.base.load import load_model, load_tokenizer
-from alpaca.base.precision import choose_precision
+from alpaca.base.precision import choose_precision, quantised_by_engine
 from alpaca.device import free_memory, pick_device
 from alpaca.progress import Say
 from alpaca.prompts.find import load_template
@@ -32,6 +32,8 @@ class LoadedBase:
     folder: Path
     model: Any
     tokenizer: Any
+    bits: str | None = None
+    """int8 or int4: the engine quantises the layers as it takes them over."""
 
 
 def load_base(
@@ -40,9 +42,12 @@ def load_base(
     """Find and load the base, saying which, in what precision, and why. Raises the errors of alpaca.base."""
     folder = resolve_base(base_model, weights_dir)
     device = pick_device()
-    choice = choose_precision(folder, precision, device)
+    choice = choose_precision(folder, precision, device, serving=True)
     say(f"base: {folder.name} in {choice.precision} on {device} ({choice.reason})")
-    return LoadedBase(folder, load_model(folder, choice.precision, device), load_tokenizer(folder))
+    bits = choice.precision if quantised_by_engine(choice.precision, device) else None
+    return LoadedBase(
+        folder, load_model(folder, "bf16" if bits else choice.precision, device), load_tokenizer(folder), bits
+    )
 
 
 def open_engine(
@@ -85,7 +90,7 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
     columns = plan_columns(config, dtype, limits.columns, free_memory(device), device)
     per_column = bytes_per_column(config, dtype, device)
     longest = longest_context(config)
-    decoder = Decoder(model, columns, min(longest, limits.context or longest))
+    decoder = Decoder(model, columns, min(longest, limits.context or longest), base.bits)
     plan = plan_cache(
         config,
         dtype,

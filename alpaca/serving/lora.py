@@ -16,7 +16,8 @@ from torch import Tensor
 from alpaca.adapter.folder import PREFIX
 from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadAdapter, BadComposition
-from alpaca.serving.projection import Mix, Projection, up_dtypes
+from alpaca.serving.product import columns_whole
+from alpaca.serving.projection import Mix, Projection
 from alpaca.words import joined
 
 PAGE = 16  # columns; ranks are rounded up to it
@@ -216,10 +217,9 @@ def mix(users: Sequence[User], members: set[int], dtype: torch.dtype) -> Mix | N
             if place.dora:
                 gains.setdefault(place.digest, []).extend(range(done, done + count))
         done += count
-    strengths = torch.cat(rows)
-    strengths = strengths.to(up_dtypes(dtype, strengths.device)[0 if done == 1 else -1])
+    strengths = torch.cat(rows).to(dtype)
     return Mix(
         width,
-        {size: strengths.repeat_interleave(size, dim=1) for size in members},
+        {size: columns_whole(strengths.repeat_interleave(size, dim=1)) for size in members},
         [(torch.tensor(which, device=strengths.device), digest) for digest, which in gains.items()],
     )

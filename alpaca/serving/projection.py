@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alpaca.serving.memory import zeros
+from alpaca.serving.product import product
+from alpaca.serving.quantized import QUANTIZED
 
 
 @dataclass(frozen=True)
@@ -35,24 +36,30 @@ class Mix:
 class Projection:
     """One product for layers that share their input, such as q, k and v; their outputs come side by side."""
 
-    def __init__(self, linears: Sequence[nn.Module], columns: int) -> None:
-        """Dense layers are moved into one matrix and become views of it."""
+    def __init__(self, linears: Sequence[nn.Module], columns: int, bits: str | None = None) -> None:
+        """Dense layers are moved into one matrix and become views of it, or into one of fewer `bits` (int8, int4) and
+        are empty afterwards."""
         self.linears = list(linears)
         self.members = len(linears)
         self.sizes = [int(linear.out_features) for linear in linears]  # type: ignore[arg-type]
         self.size = sum(self.sizes)
-        self.dense = all(type(linear) is nn.Linear for linear in linears)
+        plain = all(type(linear) is nn.Linear for linear in linears)
+        self.dense = plain and bits is None
         self.gains: dict[str, Tensor] = {}
-        self._used: dict[int, tuple[Tensor, Tensor | None, dict[torch.dtype, Tensor]]] = {}
+        self._used: dict[int, tuple[Tensor, Tensor | None, Tensor, Tensor | None]] = {}
         first: Tensor = linears[0].weight  # type: ignore[assignment]
         inputs, rows = int(linears[0].in_features), columns * self.members  # type: ignore[arg-type]
         dtype = first.dtype if self.dense else torch.bfloat16
         device = first.device
         self.weight = zeros(self.size * self.dense + rows, inputs, dtype=dtype, device=device)
-        self.bias = self._join_biases(rows) if self.dense else None
+        self.bias = self._join_biases(rows * self.dense) if plain else None
+        self._quantized = QUANTIZED[bits](self._move_out()) if plain and bits else None
         if self.dense:
             self._move_in()
-        self.ups = {kind: zeros(rows, self.size, dtype=kind, device=device) for kind in up_dtypes(dtype, device)}
+        self.up = zeros(self.size, rows, dtype=dtype, device=device)
+        self.up_alone = (
+            zeros(rows, self.size, dtype=torch.float32, device=device) if alone_apart(dtype, device) else None
+        )
 
     @property
     def down(self) -> Tensor:
@@ -62,31 +69,35 @@ class Projection:
     def __call__(self, x: Tensor, mix: Mix | None = None) -> Tensor:
         """x [tokens, inputs] → [tokens, outputs of all members]."""
         width = mix.width * self.members if mix else 0
-        weight, bias, ups = self._used.get(width) or self._use(width)
+        weight, bias, up, alone = self._used.get(width) or self._use(width)
+        y = product(x, weight, bias) if self.dense else self._base(x)
+        if mix is None or not width:
+            return y
         if self.dense:
-            y = functional.linear(x, weight, bias)
-            if mix is None or not width:
-                return y
             low, y = y.narrow(1, self.size, width), y.narrow(1, 0, self.size)
         else:
-            y = torch.cat([linear(x) for linear in self.linears], -1) if self.members > 1 else self.linears[0](x)
-            if mix is None or not width:
-                return y
-            low = functional.linear(x, weight)
+            low = product(x, weight)
         for rows, digest in mix.gains:
             if digest in self.gains:
                 y[rows] *= self.gains[digest]
-        strengths = mix.strengths[self.members]
-        up = ups[strengths.dtype]
-        if strengths.dtype == y.dtype:
-            return y.addmm_(low * strengths, up)
-        return y.add_((low * strengths) @ up)
+        low = low * mix.strengths[self.members]
+        if alone is not None and len(x) == 1:
+            return y.add_(low.float() @ alone)
+        return y.t().addmm_(up, low.t()).t() if y.stride(0) == 1 else y.addmm_(low, up.t())
 
-    def _use(self, width: int) -> tuple[Tensor, Tensor | None, dict[torch.dtype, Tensor]]:
+    def _base(self, x: Tensor) -> Tensor:
+        """The base's layers where they are quantised, here or by bitsandbytes."""
+        if self._quantized is None:
+            return torch.cat([linear(x) for linear in self.linears], -1) if self.members > 1 else self.linears[0](x)
+        y = self._quantized.product(x)
+        return y if self.bias is None else y.add_(self.bias)
+
+    def _use(self, width: int) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
         """The parts of the matrices that a step over `width` columns multiplies with; kept, for slicing takes time."""
         rows = self.size * self.dense + width
-        bias = None if self.bias is None else self.bias[:rows]
-        self._used[width] = self.weight[:rows], bias, {kind: up[:width] for kind, up in self.ups.items()}
+        bias = None if self.bias is None else self.bias[: self.size + width * self.dense]
+        alone = None if self.up_alone is None else self.up_alone[:width]
+        self._used[width] = self.weight[:rows], bias, self.up[:, :width], alone
         return self._used[width]
 
     # --- adapters -------------------------------------------------------------------------------------------------
@@ -94,16 +105,20 @@ class Projection:
         """Empty the places of an adapter."""
         for member in range(self.members):
             rows = columns * self.members + member
-            for matrix in (self.down, *self.ups.values()):
-                matrix[rows] = 0
+            self.down[rows] = 0
+            self.up[:, rows] = 0
+            if self.up_alone is not None:
+                self.up_alone[rows] = 0
 
     def load(self, member: int, columns: Tensor, a: Tensor, b: Tensor) -> None:
         """Copy one layer's adapter in: a [rank, inputs], b [rank, outputs of the member], scaled."""
         rows = columns[: len(a)] * self.members + member
         start = sum(self.sizes[:member])
         self.down[rows] = a.to(self.down)
-        for up in self.ups.values():
-            up[rows, start : start + self.sizes[member]] = b.to(up)
+        outputs = slice(start, start + self.sizes[member])
+        self.up[outputs, rows] = b.T.to(self.up)
+        if self.up_alone is not None:
+            self.up_alone[rows, outputs] = b.to(self.up_alone)
 
     def set_gain(self, digest: str, member: int, gain: Tensor) -> None:
         """Remember DoRA's factors [outputs of the member] for an adapter; outputs without one keep 1."""
@@ -121,6 +136,12 @@ class Projection:
             linear.weight.data = place
             start = end
 
+    def _move_out(self) -> Tensor:
+        whole = torch.cat([linear.weight for linear in self.linears])  # type: ignore[misc]
+        for linear in self.linears:
+            linear.weight.data = whole.new_empty(0)
+        return whole
+
     def _join_biases(self, rows: int) -> Tensor | None:
         if all(linear.bias is None for linear in self.linears):
             return None
@@ -133,9 +154,7 @@ class Projection:
         return joined
 
 
-def up_dtypes(dtype: torch.dtype, device: torch.device) -> list[torch.dtype]:
-    """In what precisions B is kept: the base's, and first the one that a step of a single token uses.
-
-    On a CPU a product as thin as that is several times faster in fp32 than in bf16, and a wider one slower.
-    """
-    return [torch.float32, dtype] if device.type == "cpu" and dtype != torch.float32 else [dtype]
+def alone_apart(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether B is kept a second time, in fp32, for steps of a single row: on a CPU a product as thin as that is twice
+    as fast in fp32 as in bf16, and a wider one slower."""
+    return device.type == "cpu" and dtype != torch.float32

@@ -94,7 +94,7 @@ def test_too_little_for_one_short_context_is_refused_with_what_to_do(room: int, 
 def test_writing_reaches_the_places_named() -> None:
     cache = cache_of(128)
     keys, values = torch.randn(3, 2, 24), torch.randn(3, 2, 24)
-    cache.write(1, torch.tensor([9, 70, 71]), keys, values)
+    cache.write(1, torch.tensor([9, 70, 71]), torch.cat((keys, values), 1))
     for row, place in enumerate([9, 70, 71]):
         assert torch.equal(cache.keys[1][:, place], keys[row])
         assert torch.equal(cache.values[1][:, place], values[row])
@@ -117,7 +117,7 @@ def test_a_copy_holds_what_was_there_before_and_nothing_else(source: int, target
 def fill(cache: KeyValueCache, start: int, length: int) -> None:
     """An answer's keys and values, all of them ones."""
     for layer in range(3):
-        cache.write(layer, torch.arange(start, start + length), *[torch.ones(length, 2, 24)] * 2)
+        cache.write(layer, torch.arange(start, start + length), torch.ones(length, 4, 24))
 
 
 def not_zero(cache: KeyValueCache) -> list[int]:
@@ -155,7 +155,8 @@ def test_a_column_takes_what_the_decoder_sets_aside_for_it(dtype: torch.dtype) -
     config = LlamaConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": True})
     decoder = Decoder(LlamaForCausalLM(config).to(dtype), columns=32, context=64)
     projections = {id(projection): projection for projection, _ in decoder.projections.values()}.values()
-    held = sum(projection.down.nbytes + sum(up.nbytes for up in projection.ups.values()) for projection in projections)
+    parts = [(p.down, p.up, *([] if p.up_alone is None else [p.up_alone])) for p in projections]
+    held = sum(tensor.nbytes for tensors in parts for tensor in tensors)
     assert held == 32 * bytes_per_column(config, dtype, CPU)
 
 
