@@ -39,6 +39,7 @@ class Projection:
         """Dense layers are moved into one matrix and become views of it."""
         self.linears = list(linears)
         self.members = len(linears)
+        self.columns = columns
         self.sizes = [int(linear.out_features) for linear in linears]  # type: ignore[arg-type]
         self.size = sum(self.sizes)
         self.dense = all(type(linear) is nn.Linear for linear in linears)
