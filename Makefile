@@ -1,4 +1,5 @@
-# Every target a person calls has a line in `make help`. Nothing but test-container needs Docker or root, nothing a GPU.
+# Every target a person calls has a line in `make help`. Nothing but test-container needs Docker or root, and nothing but
+# test-gpu and bench-gpu a GPU.
 
 VENV     := .venv
 PY       := $(VENV)/bin/python
@@ -29,7 +30,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real test-container soak lint format serve predict check-data bench bench-serve clean
+.PHONY: help demo test test-unit test-real test-container test-gpu soak lint format serve predict check-data bench \
+        bench-serve bench-gpu clean
 
 help: ## list the targets
 	@echo "make <target>:"
@@ -148,11 +150,11 @@ PYTEST = HF_HUB_OFFLINE=1 $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(P
          $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 test: $(SITE_DEV) | $(BASE)/config.json ## run every test: the quick ones, then the real base and the server
-	$(PYTEST) -m "not real and not server and not container"
+	$(PYTEST) -m "not real and not server and not container and not gpu"
 	$(PYTEST) -m "(real or server) and not container"
 
 test-unit: $(SITE_DEV) ## only the quick tests
-	$(PYTEST) -m "not real and not server and not container"
+	$(PYTEST) -m "not real and not server and not container and not gpu"
 
 test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
 	$(PYTEST) -m "(real or server) and not container"
@@ -161,6 +163,16 @@ test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and 
 # pass where that can't be.
 test-container: $(SITE_DEV) | $(BASE)/config.json ## build the image with a real Docker engine and test it
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m tests.container $(CONTAINER)
+
+# Both say in one line that there is no CUDA device, where there is none.
+define cuda
+	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else \
+	    "error: make $@ needs a CUDA device, and this torch (" + torch.__version__ + ") finds none")'
+endef
+
+test-gpu: $(SITE_DEV) ## only those that need a GPU: answers and losses are those of the CPU
+	$(cuda)
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -m gpu tests/gpu
 
 soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
 	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
@@ -183,6 +195,10 @@ bench-serve: | $(SITE) $(BASE)/config.json ## measure the engine against transfo
 
 bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4")
 	$(PY) benchmarks/train.py $(BENCH)
+
+bench-gpu: $(SITE_DEV) ## test and measure on a GPU, in ten minutes at most (BENCH="--minutes 4")
+	$(cuda)
+	HF_HUB_OFFLINE=1 $(PY) benchmarks/gpu.py $(BENCH)
 
 clean: ## remove caches; never weights, adapters or the environment
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cog .container

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import BadComposition, EmptyPrompt, PromptTooLong
 from alpaca.prompts.encode import encode_prompt, prompt_at_least
@@ -46,7 +44,6 @@ class Admission:
     """Tokens of a prompt and its answer together."""
     vocabulary: int
     stack: LoraStack
-    device: torch.device
     separate: bool
     """Nothing that was computed for one request is used for another."""
 
@@ -125,14 +122,7 @@ class Admission:
         end_ids = self._end_ids(template, stops)
         seed = secrets.randbelow(DRAWN_SEEDS) if request.seed is None else request.seed
         for index in range(request.n):
-            sampler = Sampler(
-                request,
-                job.prompt,
-                seed=answer_seed(seed, index),
-                eos_ids=end_ids,
-                vocabulary=self.vocabulary,
-                device=self.device,
-            )
+            sampler = Sampler(request, job.prompt, seed=answer_seed(seed, index), eos_ids=end_ids)
             text = TextStream(self.tokenizer, stops)
             job.answers.append(Sequence(job, index, sampler, text, frozenset(end_ids), list(job.prompt)))
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from alpaca.serving.transfer import send
+
 SLACK = 256  # tokens; rows share a product when the longest is at most twice as long as the shortest, and this more
 
 
@@ -48,6 +50,25 @@ class Prefill:
     """[group · tokens, done + tokens], causal; `group` query heads share a key head."""
 
 
+@dataclass(frozen=True)
+class Gathered:
+    """Decoding rows first … last, wherever their ranges lie: what they read is copied side by side before.
+
+    That takes time, but no shape depends on where ranges lie or on how full they are: a step of such rows alone can be
+    captured and replayed (alpaca/serving/graphs.py).
+    """
+
+    first: int
+    last: int
+    index: Tensor
+    """[rows · length] which tokens of the pool each row reads; what is masked repeats one of its own."""
+    mask: Tensor
+    """[rows, 1, 1, length], 0 or -inf in the queries' precision, to be added."""
+
+
+Attended = Span | Prefill | Gathered
+
+
 def spans(rows: Sequence[Row], device: torch.device) -> list[Span]:
     """`rows` by rising start. Two ranges always have a distance, and more of them often the same."""
     groups: list[list[Row]] = []
@@ -79,7 +100,7 @@ def _span(first: int, group: list[Row], device: torch.device) -> Span:
     lengths = [row.length for row in group]
     longest, mask = max(lengths), None
     if min(lengths) < longest:
-        there = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
+        there = torch.arange(longest, device=device) < send(torch.tensor(lengths), device)[:, None]
         mask = there[:, None, None, :]
     stride = group[1].start - group[0].start if len(group) > 1 else 0
     return Span(first, first + len(group), group[0].start, stride, longest, mask)
@@ -91,9 +112,7 @@ def prefill(first: int, count: int, start: int, done: int, group: int, device: t
     return Prefill(first, first + count, start, done, causal.repeat(group, 1))
 
 
-def attend(
-    query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Span | Prefill], scale: float, out: Tensor
-) -> None:
+def attend(query: Tensor, keys: Tensor, values: Tensor, parts: Sequence[Attended], scale: float, out: Tensor) -> None:
     """Write each row's attention into `out`.
 
     query, out [tokens, heads, head_dim]; keys, values [kv_heads, pool, head_dim], this step's included.
@@ -110,6 +129,13 @@ def attend(
                 memory.as_strided(shape, strides, memory.storage_offset() + part.start * size)
                 for memory in (keys, values)
             )
+            found = functional.scaled_dot_product_attention(stacked, k, v, attn_mask=part.mask, scale=scale)
+            out[part.first : part.last] = found.view(count, -1, size)
+            continue
+        if isinstance(part, Gathered):
+            stacked = rows.view(count, kv_heads, -1, size)
+            k, v = (memory.index_select(1, part.index).view(kv_heads, count, -1, size) for memory in (keys, values))
+            k, v = k.transpose(0, 1), v.transpose(0, 1)
             found = functional.scaled_dot_product_attention(stacked, k, v, attn_mask=part.mask, scale=scale)
             out[part.first : part.last] = found.view(count, -1, size)
             continue

@@ -6,6 +6,7 @@ fewer and larger operations: q, k and v in one product, gate and up in another, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alpaca.errors import BadBase
-from alpaca.serving.attention import Prefill, Span, attend
+from alpaca.serving.attention import Attended, attend
 from alpaca.serving.cache import KeyValueCache, head_dim
 from alpaca.serving.norm import RmsNorm
 from alpaca.serving.product import columns_whole, product
@@ -37,7 +38,7 @@ class Step:
     """[rows] in their sequence, from 0."""
     where: Tensor
     """[written] where in the cache each row's key and value go; rows that are padding come last and have no place."""
-    parts: list[Span | Prefill]
+    parts: Sequence[Attended]
     wanted: Tensor
     """[answers] rows whose next token is asked for."""
     mix: Mix | None = None

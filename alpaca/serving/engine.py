@@ -27,6 +27,7 @@ from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.default import DefaultAdapter
+from alpaca.serving.graphs import open_graphs
 from alpaca.serving.lora import LoraStack, Place
 from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
@@ -52,6 +53,8 @@ class Stats:
     """Answers that have one."""
     finished: dict[FinishReason, int]
     steps: int
+    replayed: int
+    """Those of fixed shapes (alpaca/serving/graphs.py)."""
     adapters: int
     """Adapters in memory."""
     pinned: int
@@ -75,12 +78,15 @@ class Engine:
         eos_ids: tuple[int, ...],
         separate: bool = False,
         patience: float | None = None,
+        graphs: bool | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
-        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever."""
+        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever.
+        `graphs`: as for open_graphs."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
+        self._graphs = open_graphs(decoder, self._cache, plan.places, graphs, say)
         self._slots = Slots(plan.places, plan.tokens)
         self._stack = LoraStack(decoder.projections, decoder.columns)
         self._admission = Admission(
@@ -92,7 +98,6 @@ class Engine:
             context=plan.context,
             vocabulary=len(decoder.embedding),
             stack=self._stack,
-            device=decoder.device,
             separate=separate,
         )
         self._patience = patience
@@ -131,6 +136,7 @@ class Engine:
                 running=len(self._running),
                 finished=dict(self._finished),
                 steps=self._steps,
+                replayed=self._graphs.replayed if self._graphs else 0,
                 adapters=len(self._stack),
                 pinned=self._stack.pinned,
                 loads=self._stack.loaded,
@@ -300,8 +306,10 @@ class Engine:
 
     def _run(self, parts: Parts) -> list[tuple[Sequence, int]]:
         """One forward pass: every answer whose tokens are all computed by now, with its next token."""
-        step, ordered = build_step(parts, self._decoder)
-        logits = self._decoder.forward(step, self._cache)
+        ordered, logits = parts, self._graphs.forward(parts) if self._graphs else None
+        if logits is None:
+            step, ordered = build_step(parts, self._decoder)
+            logits = self._decoder.forward(step, self._cache)
         for answer, count in ordered:
             answer.advance(count)
         ready = [answer for answer, _ in ordered if not answer.remaining]

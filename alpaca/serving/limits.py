@@ -40,6 +40,9 @@ class EngineLimits:
     separate: bool = False
     """Requests share nothing that was computed, so that the time an answer takes tells nothing of another client's
     prompt (SEPARATE_REQUESTS)."""
+    graphs: bool | None = None
+    """Whether decoding steps have fixed shapes and are replayed from graphs: None where the base is on a GPU, False
+    nowhere (GRAPHS=0), True also on a CPU, one operation at a time."""
 
     @classmethod
     def from_environment(cls, project: Path) -> EngineLimits:
@@ -53,6 +56,7 @@ class EngineLimits:
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
             separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
+            graphs=False if _number("GRAPHS", 0, 1) == 0 else None,
         )
 
 

@@ -79,6 +79,7 @@ def open_engine(
         eos_ids=end_ids(base.model, base.tokenizer),
         separate=limits.separate,
         patience=limits.patience,
+        graphs=limits.graphs,
         say=say,
     )
 

@@ -18,6 +18,7 @@ from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadAdapter, BadComposition
 from alpaca.serving.product import columns_whole
 from alpaca.serving.projection import Mix, Projection
+from alpaca.serving.transfer import send
 from alpaca.words import joined
 
 PAGE = 16  # columns; ranks are rounded up to it
@@ -34,7 +35,7 @@ class Weights:
 
 @dataclass(eq=False)
 class Place:
-    """Where an adapter lies. `strength` [columns] is 1 in its columns; answers in progress pin it."""
+    """Where an adapter lies. `strength` [columns], on the CPU, is 1 in its columns; answers in progress pin it."""
 
     digest: str
     pages: list[int]
@@ -121,9 +122,10 @@ class LoraStack:
 
     def _copy_in(self, digest: str, weights: Weights, pages: list[int]) -> None:
         device = next(iter(self.projections.values()))[0].weight.device
-        columns = torch.tensor([page * PAGE + column for page in pages for column in range(PAGE)], device=device)
-        strength = torch.zeros(self.columns, device=device)
-        strength[columns] = 1.0
+        there = torch.tensor([page * PAGE + column for page in pages for column in range(PAGE)])
+        strength = torch.zeros(self.columns)
+        strength[there] = 1.0
+        columns = send(there, device)
         for projection in {id(p): p for p, _ in self.projections.values()}.values():
             projection.clear(columns)
         dora = False
@@ -197,29 +199,39 @@ User = tuple[Sequence[tuple[Place, float]], int]
 """Where adapters lie, each with its strength (none: the base alone), and how many tokens use them together."""
 
 
-def mix(users: Sequence[User], members: set[int], dtype: torch.dtype) -> Mix | None:
+def mix(users: Sequence[User], members: set[int], dtype: torch.dtype, device: torch.device) -> Mix | None:
     """What the tokens of a step need, in the order of `users`; None where all of them use the base alone.
 
-    `members`: the sizes of projection there are; `dtype`: the base's.
+    `members`: the sizes of projection there are; `dtype`, `device`: the base's.
     """
-    used = [place for places, _ in users for place, _ in places]
-    if not used:
+    width = used_width(users)
+    if not width:
         return None
-    width = max(place.width for place in used)
-    nothing = used[0].strength.new_zeros(width)
-    rows: list[Tensor] = []
     gains: dict[str, list[int]] = {}
     done = 0
     for places, count in users:
-        scaled = [place.strength[:width] * scale for place, scale in places]
-        rows.append((reduce(torch.add, scaled) if scaled else nothing).expand(count, width))
         for place, _ in places:
             if place.dora:
                 gains.setdefault(place.digest, []).extend(range(done, done + count))
         done += count
-    strengths = torch.cat(rows).to(dtype)
+    sent = send(strengths(users, width).to(dtype), device)
     return Mix(
         width,
-        {size: columns_whole(strengths.repeat_interleave(size, dim=1)) for size in members},
-        [(torch.tensor(which, device=strengths.device), digest) for digest, which in gains.items()],
+        {size: columns_whole(sent.repeat_interleave(size, dim=1)) for size in members},
+        [(send(torch.tensor(which), device), digest) for digest, which in gains.items()],
     )
+
+
+def used_width(users: Sequence[User]) -> int:
+    """How many columns are in use, counted from the first."""
+    return max((place.width for places, _ in users for place, _ in places), default=0)
+
+
+def strengths(users: Sequence[User], width: int) -> Tensor:
+    """[tokens, width] on the CPU: how much of each column every token takes."""
+    nothing = torch.zeros(width)
+    rows: list[Tensor] = []
+    for places, count in users:
+        scaled = [place.strength[:width] * scale for place, scale in places]
+        rows.append((reduce(torch.add, scaled) if scaled else nothing).expand(count, width))
+    return torch.cat(rows)

@@ -41,6 +41,7 @@ class Projection:
         are empty afterwards."""
         self.linears = list(linears)
         self.members = len(linears)
+        self.columns = columns
         self.sizes = [int(linear.out_features) for linear in linears]  # type: ignore[arg-type]
         self.size = sum(self.sizes)
         plain = all(type(linear) is nn.Linear for linear in linears)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from alpaca.serving.attention import Prefill, Row, Span, prefill, spans
+from alpaca.serving.attention import Attended, Row, prefill, spans
 from alpaca.serving.decoder import Decoder, Step
 from alpaca.serving.lora import User, mix
 from alpaca.serving.sequence import Sequence
+from alpaca.serving.transfer import send
 
 FREE_ROWS = 16  # up to this many rows, each number has its own compiled products; beyond, they are padded to multiples
 
@@ -33,21 +34,24 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     device = decoder.device
     users: list[User] = [(answer.places, count) for answer, count in ordered]
     asked: list[User] = [(answer.places, 1) for answer, count in ordered if count == answer.remaining]
+    numbers = (tokens + [0] * padding, positions + [0] * padding, where, wanted)
+    together = send(torch.tensor([number for part in numbers for number in part], dtype=torch.long), device)
+    sent = together.split([len(part) for part in numbers])
     step = Step(
-        torch.tensor(tokens + [0] * padding, device=device),
-        torch.tensor(positions + [0] * padding, device=device),
-        torch.tensor(where, device=device),
-        _attention(ordered, decoder),
-        torch.tensor(wanted, dtype=torch.long, device=device),
-        mix([*users, ((), padding)], decoder.members, decoder.dtype),
-        mix(asked, {1}, decoder.dtype) if decoder.head_projection else None,
+        tokens=sent[0],
+        positions=sent[1],
+        where=sent[2],
+        parts=_attention(ordered, decoder),
+        wanted=sent[3],
+        mix=mix([*users, ((), padding)], decoder.members, decoder.dtype, device),
+        head_mix=mix(asked, {1}, decoder.dtype, device) if decoder.head_projection else None,
     )
     return step, ordered
 
 
-def _attention(ordered: Parts, decoder: Decoder) -> list[Span | Prefill]:
+def _attention(ordered: Parts, decoder: Decoder) -> list[Attended]:
     decoding = [Row(a.slot.start, a.slot.size, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
-    found: list[Span | Prefill] = [*spans(decoding, decoder.device)]
+    found: list[Attended] = [*spans(decoding, decoder.device)]
     first = len(decoding)
     for answer, count in ordered[len(decoding) :]:
         assert answer.slot is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import forgetting, serve, train
+from benchmarks import forgetting, gpu, serve, train
 from tests.conftest import ROOT
 
 TINY_LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -90,6 +90,37 @@ def test_the_larger_base_of_the_benchmark_is_one_that_the_engine_serves(
 @pytest.mark.server
 def test_the_time_to_ready_is_measured_on_cogs_server(tiny_base: Path) -> None:
     assert serve.ready_seconds(tiny_base) > 0
+
+
+# --- on a GPU; here the same on a CPU, with tiny bases -----------------------------------------------------------
+def test_the_report_on_a_device_has_a_table_and_the_same_in_json(tmp_path: Path) -> None:
+    said = run("gpu.py", "--quick", "--output_dir", tmp_path / "results")
+    table = (tmp_path / "results" / "gpu.md").read_text(encoding="utf-8")
+    assert table in said
+    written = json.loads((tmp_path / "results" / "gpu.json").read_text(encoding="utf-8"))
+    assert {"device", "torch", "bitsandbytes"} <= written["about"].keys()
+    rows = {row["what"]: row for row in written["rows"]}
+    trained, served = rows["training, tiny, bf16"], rows["serving, tiny, nf4"]
+    assert trained["speed"] > 0 and trained["peak"] > 0 and trained["expected"] > 0
+    assert served["peak"] > served["expected"] > 0 and re.fullmatch(r"graphs: [1-9]\d* of \d+ steps", served["note"])
+    cases = ["alone", "alone, an adapter", "2", "2, three adapters mixed", "4", "4, three adapters mixed"]
+    assert all(rows[f"… {case}"]["speed"] > 0 and rows[f"… {case}"]["plain_speed"] > 0 for case in cases)
+    assert [line.split(" | ")[0].removeprefix("| ") for line in table.splitlines() if line.startswith("| ")] == [
+        "what", "---", *rows
+    ]  # fmt: skip
+
+
+def test_what_does_not_fit_into_the_time_is_named(tmp_path: Path) -> None:
+    run("gpu.py", "--quick", "--minutes", 0, "--output_dir", tmp_path)
+    notes = [row["note"] for row in json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]]
+    assert notes[-3:] == ["skipped: no time left"] + ["skipped: the base is not there"] * 2
+
+
+def test_a_section_that_fails_costs_only_its_own_rows(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}", encoding="utf-8")
+    failed = gpu.run_section(gpu.Section("serve", "tiny"), tmp_path, 300.0, True)
+    assert [row.note for row in failed] == ["failed with exit status 1; the reason stands in the output"]
 
 
 # --- the others ---------------------------------------------------------------------------------------------------

@@ -32,8 +32,9 @@ class Oracle:
         """The answer's tokens without the one that ends it."""
         key = (prompt, adapter, scale, max_tokens, *options.items())
         if key not in self._answers:
-            ids = torch.tensor([self.tokenizer.encode(prompt, add_special_tokens=False)])
-            found = self.model(adapter, scale).generate(
+            model = self.model(adapter, scale)
+            ids = torch.tensor([self.tokenizer.encode(prompt, add_special_tokens=False)], device=model.device)
+            found = model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=False,

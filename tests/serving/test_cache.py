@@ -174,7 +174,10 @@ def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
 
 
 # --- what the operator sets ---------------------------------------------------------------------------------------
-NAMES = ("MAX_CONCURRENCY", "QUEUE_SECONDS", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS")
+NAMES = (
+    "MAX_CONCURRENCY", "QUEUE_SECONDS", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS",
+    "GRAPHS",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -193,10 +196,10 @@ def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1"), strict=True):
+    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1", "0"), strict=True):
         monkeypatch.setenv(name, value)
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
-        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True
+        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True, False
     )
 
 
@@ -207,6 +210,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_CONCURRENCY", "eight"), ("MAX_CONTEXT", "15"), ("MAX_CONTEXT", "1e4"), ("MAX_CONTEXT", "10000001"),
         ("MAX_LORA_COLUMNS", "15"), ("MAX_LORA_COLUMNS", "65537"), ("MAX_LORA_COLUMNS", "²"),
         ("QUEUE_SECONDS", "0"), ("QUEUE_SECONDS", "86401"), ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
+        ("GRAPHS", "2"), ("GRAPHS", "off"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_number_in_range_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from transformers import (
 from alpaca.adapter.folder import load_tensors, verify_files
 from alpaca.base.load import load_model
 from alpaca.errors import BadAdapter, BadBase
-from alpaca.serving.attention import Prefill, Row, Span, prefill, spans
+from alpaca.serving.attention import Attended, Row, prefill, spans
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder, Step, check_family, longest_context
 from alpaca.serving.loading import load_base, open_engine
@@ -93,7 +93,7 @@ class Bench:
         decoder, cpu = self.decoder, torch.device("cpu")
         size = self.size
         single = [Row(slot * size, size, self.done[slot] + 1) for slot, tokens, _, _ in parts if len(tokens) == 1]
-        found: list[Span | Prefill] = [*spans(single, cpu)]
+        found: list[Attended] = [*spans(single, cpu)]
         row = len(single)
         for slot, tokens, _, _ in parts[len(single) :]:
             group = decoder.heads // decoder.kv_heads
@@ -112,8 +112,8 @@ class Bench:
                     ),
                     found,
                     torch.arange(len(ids)),
-                    mix([*users, ([], padding)], decoder.members, decoder.dtype),
-                    mix(users, {1}, decoder.dtype) if decoder.head_projection else None,
+                    mix([*users, ([], padding)], decoder.members, decoder.dtype, cpu),
+                    mix(users, {1}, decoder.dtype, cpu) if decoder.head_projection else None,
                 ),
                 self.cache,
             )

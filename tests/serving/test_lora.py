@@ -17,6 +17,7 @@ from alpaca.serving.lora import PAGE, LoraStack, Place, User, Weights, mix
 from alpaca.serving.projection import Projection
 from tests.serving.peft_adapters import make_adapter
 
+CPU = torch.device("cpu")
 INPUTS, OUTPUTS = 24, {"q": 32, "k": 16, "v": 16, "o": 24}
 
 
@@ -43,7 +44,7 @@ class Stack:
     def composed(self, x: torch.Tensor, users: list[User]) -> dict[str, torch.Tensor]:
         """The same for rows of which so many use several places together."""
         qkv, o = self.places["q"][0], self.places["o"][0]
-        mixed = mix(users, {1, 3}, torch.float32)
+        mixed = mix(users, {1, 3}, torch.float32, CPU)
         parts = qkv(x, mixed).split([OUTPUTS[name] for name in "qkv"], -1)
         return {**dict(zip("qkv", parts, strict=True)), "o": o(x, mixed)}
 
@@ -109,8 +110,8 @@ def test_adapters_used_together_add_up_in_any_order(order: list[str]) -> None:
 def test_without_an_adapter_in_the_step_nothing_is_added() -> None:
     stack = Stack(32)
     stack.put("a", 16)
-    assert mix([([], 3)], {1, 3}, torch.float32) is None
-    assert mix([], {1, 3}, torch.float32) is None
+    assert mix([([], 3)], {1, 3}, torch.float32, CPU) is None
+    assert mix([], {1, 3}, torch.float32, CPU) is None
     x = torch.randn(3, INPUTS)
     for module, y in stack.computed(x, [(None, 1.0, 3)]).items():
         assert torch.allclose(y, stack.by_hand(x, module, None, 0.0), atol=1e-6)

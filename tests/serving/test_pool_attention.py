@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from alpaca.serving.attention import SLACK, Row, Span, attend, prefill, spans
+from alpaca.serving.attention import SLACK, Gathered, Row, Span, attend, prefill, spans
 
 CPU = torch.device("cpu")
 KV_HEADS, GROUP, SIZE = 2, 3, 8
@@ -45,6 +45,15 @@ def plain(query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: 
     return functional.scaled_dot_product_attention(query[:, None], k, v, scale=0.3)[:, 0]
 
 
+def gathered(rows: list[Row], longest: int) -> Gathered:
+    """All rows together, each reading `longest` tokens of which only its own are not masked."""
+    reach = torch.arange(longest)
+    at = torch.tensor([[row.start, row.length - 1] for row in rows])
+    index = at[:, :1] + torch.minimum(reach, at[:, 1:])
+    mask = torch.zeros(index.shape).masked_fill(reach > at[:, 1:], -torch.inf)
+    return Gathered(0, len(rows), index.flatten(), mask[:, None, None, :])
+
+
 @settings(deadline=None)
 @given(st.data())
 def test_every_row_attends_to_its_own_tokens_whatever_lies_around(data: st.DataObject) -> None:
@@ -63,8 +72,12 @@ def test_every_row_attends_to_its_own_tokens_whatever_lies_around(data: st.DataO
     query = torch.randn(len(rows), KV_HEADS * GROUP, SIZE)
     found = torch.empty_like(query)
     attend(query, keys, values, spans(rows, CPU), 0.3, found)
+    copied = torch.empty_like(query)
+    attend(query, keys, values, [gathered(rows, data.draw(st.sampled_from([512, 513, 1024])))], 0.3, copied)
     for number, row in enumerate(rows):
-        torch.testing.assert_close(found[number], plain(query[number], keys, values, row.start, row.length))
+        wanted = plain(query[number], keys, values, row.start, row.length)
+        torch.testing.assert_close(found[number], wanted)
+        torch.testing.assert_close(copied[number], wanted)
 
 
 @pytest.mark.parametrize("done", [0, 5])

@@ -38,7 +38,7 @@ class Even(Sampler):
 
 def sampler(vocabulary: int, *, seed: int = 0, kind: type[Sampler] = Sampler, **inputs: Any) -> Any:
     request = GenerationRequest(Example.single("hay"), **{"temperature": 1.0, "top_p": 1.0, **inputs})
-    return kind(request, PROMPT, seed=seed, eos_ids=EOS, vocabulary=vocabulary)
+    return kind(request, PROMPT, seed=seed, eos_ids=EOS)
 
 
 def drawn(logits: Tensor, count: int, said: Sequence[int] = (), **inputs: Any) -> Tensor:

@@ -23,7 +23,7 @@ def answer(length: int, computed: int = 0) -> Sequence:
     """An answer that has a slot, with `length` tokens of which `computed` are in the cache."""
     request = GenerationRequest(Example.single("hay"))
     job = Job(request, None, [5] * length, max_tokens=10)
-    sampler = Sampler(request, job.prompt, seed=0, eos_ids=[2], vocabulary=512)
+    sampler = Sampler(request, job.prompt, seed=0, eos_ids=[2])
     return Sequence(job, 0, sampler, TextStream(TOKENIZER), frozenset({2}), list(job.prompt), computed)
 
 
