@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from ctypes.util import find_library
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alpaca.base.precision import PRECISIONS
@@ -20,12 +21,18 @@ from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import load_base, open_engine
 from alpaca.serving.together import answers
 from benchmarks.rivals.environment import ENVIRONMENTS, ROOT, command
-from benchmarks.rivals.protocol import Question, Ready, Reply
+from benchmarks.rivals.protocol import Question, Reply
 from benchmarks.rivals.worker import Worker
 
 PAIRS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 """Our precisions and llama.cpp's of about the same bytes a weight."""
 MADE = ("BF16", "Q8_0")  # by our export; Q4_1 is the file that the base came as
+WAITING = {"sleeping threads": {"OMP_WAIT_POLICY": "passive"}}
+"""Threads that wait for each other sleep, instead of spinning: better only where the processors are busy."""
+TRIES, PAUSE = (
+    2,
+    0.3,
+)  # how often a setting is tried; seconds before a turn, in which the threads of the last fall asleep
 PLACES, CONTEXT = 32, 1024  # answers at once; tokens of a prompt and its answer
 
 
@@ -46,39 +53,81 @@ class Company:
 
     contenders: list[Contender]
     versions: list[str]
+    settings: dict[str, str] = field(default_factory=dict)
+    """What each rival takes part with: of several settings the fastest."""
 
 
-def assemble(stack: ExitStack, base: Path, adapters: Sequence[str], ggufs: Sequence[Path], folder: Path) -> Company:
-    """Open all that there is; `stack` closes it. `ggufs` (else those made here, in `folder`) are for llama.cpp."""
-    contenders = [ours(stack, base, precision, folder) for precision in PAIRS if precision in PRECISIONS]
-    files = {kind: path for path in ggufs or gguf_files(base, folder) if (kind := gguf_kind(path))}
-    workers = {
-        "vLLM, adapters": vllm_worker(base, len(adapters)),
-        "vLLM": vllm_worker(base, 0),
-        **{f"llama.cpp {kind}": llama_worker(path) for kind, path in files.items()},
-    }
+def assemble(
+    stack: ExitStack, base: Path, ask_of: Callable[[int, int], Question], ggufs: Sequence[Path], folder: Path
+) -> Company:
+    """Open all that there is; `stack` closes it.
+
+    `ask_of` makes the question for so many answers with so many adapters. `ggufs` are for llama.cpp, instead of those
+    that are made in `folder`.
+    """
+    company = Company([ours(stack, base, precision, folder) for precision in PAIRS if precision in PRECISIONS], [])
+    plain, mixed = [ask_of(1, 0), ask_of(8, 0)], [ask_of(1, 1), ask_of(8, 3)]
+    join(company, stack, "vLLM, adapters", vllm_workers(base, 3), mixed)
+    join(company, stack, "vLLM", vllm_workers(base, 0), plain)
+    for path in ggufs or gguf_files(base, folder):
+        if kind := gguf_kind(path):
+            join(company, stack, f"llama.cpp {kind}", llama_workers(path), plain)
+    return company
+
+
+def join(company: Company, stack: ExitStack, name: str, workers: dict[str, Worker], trial: Sequence[Question]) -> None:
+    """Of one rival under several settings, the one that answers `trial` in the least time takes part."""
     for worker in workers.values():
         stack.callback(worker.close)
-    versions = []
-    for name, worker in workers.items():
-        version = _wait(name, worker)["version"]
-        versions += [version] if version not in versions else []
-        contenders.append(Contender(name, worker.ask, worker.pid, "adapters" in name))
-    return Company(contenders, versions)
+    versions = {setting: worker.ready()["version"] for setting, worker in workers.items()}
+    seconds = dict.fromkeys(workers, float("inf"))
+    for _ in range(TRIES):
+        for setting, worker in workers.items():
+            time.sleep(PAUSE)
+            seconds[setting] = min(seconds[setting], sum(worker.ask(question)["seconds"] for question in trial))
+    best = min(workers, key=seconds.__getitem__)
+    tried = ", ".join(f"{setting} {took:.2f} s" for setting, took in seconds.items())
+    say(f"{name}: takes part with {best} (the quickest at {len(trial)} questions: {tried})")
+    for setting, worker in workers.items():
+        if setting != best:
+            worker.close()
+    company.contenders.append(Contender(name, workers[best].ask, workers[best].pid, "adapters" in name))
+    company.settings[name] = best
+    if versions[best] not in company.versions:
+        company.versions.append(versions[best])
 
 
-def vllm_worker(base: Path, adapters: int) -> Worker:
-    """vLLM with room for `adapters`, or without LoRA at all: then it compiles the model."""
+def vllm_workers(base: Path, adapters: int) -> dict[str, Worker]:
+    """vLLM with room for `adapters`, or without LoRA at all: then it compiles the model.
+
+    It preloads torch's own libgomp; its documentation advises Intel's OpenMP, which it depends on, and tcmalloc, which
+    is taken where the system has it.
+    """
+    preloads = [str(path) for path in ENVIRONMENTS.glob("vllm/lib/libiomp5.so")]
+    preloads += [found for found in [find_library("tcmalloc_minimal")] if found]
+    cache = ENVIRONMENTS / "vllm" / "cache"
     settings = {"base": str(base.resolve()), "adapters": str(adapters)}
-    return Worker(
-        "vLLM", command("vllm", "vllm_worker", settings),
-        VLLM_CPU_KVCACHE_SPACE="2", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1",
-        VLLM_CACHE_ROOT=str(ENVIRONMENTS / "vllm" / "cache"), VLLM_LOGGING_LEVEL="WARNING",
-    )  # fmt: skip
+    fixed = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GB
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CACHE_ROOT": str(cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
+    }
+    more = {"libgomp": {}, **WAITING, **({"libiomp5": {"LD_PRELOAD": ":".join(preloads)}} if preloads else {})}
+    command_line = command("vllm", "vllm_worker", settings)
+    return {name: Worker(f"vLLM, {name}", command_line, **fixed, **variables) for name, variables in more.items()}
 
 
-def llama_worker(model: Path) -> Worker:
-    return Worker("llama.cpp", command("llama", "llama_worker", {"model": str(model)}))
+def llama_workers(model: Path) -> dict[str, Worker]:
+    """llama.cpp with and without flash attention, its threads waiting as OpenMP has them by default, or asleep."""
+    workers = {}
+    for attention, flash in (("flash attention", "1"), ("plain attention", "0")):
+        command_line = command("llama", "llama_worker", {"model": str(model.resolve()), "flash": flash})
+        for waiting, more in {"spinning threads": {}, **WAITING}.items():
+            workers[f"{attention}, {waiting}"] = Worker(f"llama.cpp, {model.name}, {attention}", command_line, **more)
+    return workers
 
 
 def ours(stack: ExitStack, base: Path, precision: str, roots: Path) -> Contender:
@@ -123,10 +172,3 @@ def gguf_files(base: Path, folder: Path) -> list[Path]:
 
 def say(line: str) -> None:
     print(f"  {line}", file=sys.stderr, flush=True)
-
-
-def _wait(name: str, worker: Worker) -> Ready:
-    started = time.perf_counter()
-    ready = worker.ready()
-    say(f"{name}: ready after {time.perf_counter() - started:.0f} s")
-    return ready

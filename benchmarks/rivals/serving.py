@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alpaca.base.load import load_tokenizer
-from benchmarks.rivals.contenders import PAIRS, Company, Contender, assemble, say
+from benchmarks.rivals.contenders import PAIRS, PAUSE, Company, Contender, assemble, say
 from benchmarks.rivals.environment import CORES
 from benchmarks.rivals.protocol import Question
 from benchmarks.serve import PROMPTS, make_adapter
 
-PAUSE = 0.3  # seconds before each turn: by then the threads of the one before sleep, which spin for a while
 BEGINNING = 20  # characters of an answer that are compared
 
 
@@ -95,7 +94,9 @@ def compare(base: Path, tokens: int, rounds: int, ggufs: Sequence[Path] = ()) ->
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         adapters = [make_adapter(base, folder / f"adapter-{n}", n) for n in range(3)]
-        company = assemble(stack, base, adapters, ggufs, folder)
+        company = assemble(
+            stack, base, lambda count, mixed: ask_for(base, Case(count, mixed), adapters, tokens), ggufs, folder
+        )
         found, watch = measure(base, company.contenders, adapters, tokens, rounds)
     show(base, company, found, watch, tokens, rounds)
 
@@ -138,7 +139,8 @@ LLAMA_HEAD = ("answers at once", "weights, ours / theirs", "ours", "llama.cpp", 
 def show(base: Path, company: Company, found: Found, watch: Watch, tokens: int, rounds: int) -> None:
     """The two tables, as Markdown."""
     print(f"{datetime.date.today():%-d %B %Y}. {processor()}, {CORES} cores; {'; '.join(company.versions)}.")
-    print(f"{base.name}, greedy answers of {tokens} tokens, medians of {rounds} rounds, tokens a second.\n")
+    print(f"{base.name}, greedy answers of {tokens} tokens, medians of {rounds} rounds, tokens a second.")
+    print("".join(f"{name}: of several settings {best}.\n" for name, best in company.settings.items()))
     print(table(VLLM_HEAD, [against_vllm(found, case) for case in CASES]))
     print(table(LLAMA_HEAD, [against_llama(found, c, own) for c in CASES if not c.adapters for own in PAIRS]))
     share = 100 / (watch.seconds * CORES)

@@ -43,10 +43,12 @@ class Worker:
         return reply
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; it may have ended before."""
         self._process.kill()
-        self._process.communicate()
-        self._log.close()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout, self._log):
+            if pipe is not None:
+                pipe.close()
 
     def _read(self) -> Any:
         """What the worker says next. Where it has ended, so does this program, with the last of its log."""

@@ -6,6 +6,7 @@ other, and a small program speaks the language of a worker.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -21,12 +22,14 @@ from benchmarks.rivals.worker import Worker
 from tests.conftest import ROOT
 
 SHOUTER = """
+import time
 from benchmarks.rivals.protocol import work
 
 def open_rival(settings):
     print("a library prints as it loads")
     def ask(question):
         print("and as it works")
+        time.sleep(float(settings["number"]))
         if not question["texts"]:
             raise ValueError("nothing was asked")
         return [text.upper() for text in question["texts"]]
@@ -38,7 +41,12 @@ work(open_rival)
 
 @pytest.fixture
 def shouter() -> Worker:
-    return Worker("shouter", [sys.executable, "-c", SHOUTER, '{"number": "1"}'])
+    return start("0")
+
+
+def start(number: str) -> Worker:
+    """It takes `number` seconds for an answer."""
+    return Worker("shouter", [sys.executable, "-c", SHOUTER, json.dumps({"number": number})])
 
 
 def question(*texts: str) -> Question:
@@ -53,7 +61,7 @@ def pins(name: str) -> dict[str, str]:
 
 # --- workers ------------------------------------------------------------------------------------------------------
 def test_a_worker_answers_until_it_is_closed_whatever_its_libraries_print(shouter: Worker) -> None:
-    assert shouter.ready() == {"version": "shouter 1"}
+    assert shouter.ready() == {"version": "shouter 0"}
     for texts in (["a"], ["b", "c"]):
         reply = shouter.ask(question(*texts))
         assert reply["texts"] == [text.upper() for text in texts] and reply["seconds"] >= 0
@@ -67,6 +75,18 @@ def test_a_worker_that_dies_ends_the_program_with_the_last_of_its_log(shouter: W
     with pytest.raises(SystemExit, match=r"(?s)shouter ended with status 1.*as it works.*nothing was asked"):
         shouter.ask(question())
     shouter.close()
+
+
+def test_of_several_settings_the_fastest_takes_part_and_the_others_end() -> None:
+    company = contenders.Company([], [])
+    with ExitStack() as stack:
+        workers = {"slow": start("0.5"), "fast": start("0")}
+        contenders.join(company, stack, "shouter", workers, [question("a")])
+        assert company.settings == {"shouter": "fast"} and company.versions == ["shouter 0"]
+        assert company.contenders[0].pid == workers["fast"].pid
+        assert company.contenders[0].ask(question("a"))["texts"] == ["A"]
+        with pytest.raises(ProcessLookupError):
+            os.kill(workers["slow"].pid, 0)
 
 
 def test_a_rival_that_is_not_installed_is_named_with_what_installs_it(
