@@ -5,6 +5,7 @@ VENV     := .venv
 PY       := $(VENV)/bin/python
 SITE     := $(VENV)/.runtime-pins
 SITE_DEV := $(VENV)/.dev-pins
+RIVALS   := .venv-rivals
 
 GGUF     := unconverted-weights/SmolLM2-135M-Instruct.Q4_1.gguf
 BASE     := weights/smollm2-135m-instruct
@@ -31,7 +32,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-unit test-real test-container test-gpu soak lint format serve predict check-data bench \
-        bench-serve bench-gpu clean
+        bench-serve bench-gpu rivals clean
 
 help: ## list the targets
 	@echo "make <target>:"
@@ -190,10 +191,21 @@ format: $(SITE_DEV) ## let ruff put the code in order
 check-data: | $(SITE) ## look at the rows before training (DATA=mine.jsonl)
 	$(PY) -m alpaca.data $(DATA)
 
-bench-serve: | $(SITE) $(BASE)/config.json ## measure the engine against transformers' generate()
+# Each rival has an environment of its own. What an interrupted installation left has no stamp and is made again.
+$(RIVALS)/%/.pins: benchmarks/rivals/%.txt benchmarks/rivals/torch.txt | $(SITE)
+	@echo "==> Installing the pins of $< in $(@D)"
+	@rm -rf $(@D)
+	@$(PY) -m venv $(@D)
+	$(if $(filter llama,$*),,@$(@D)/bin/python -m pip install -q -r benchmarks/rivals/torch.txt)
+	@$(@D)/bin/python -m pip install -q --no-deps -r $<
+	@touch $@
+
+rivals: $(RIVALS)/llama/.pins $(RIVALS)/vllm/.pins $(RIVALS)/trl/.pins ## install vLLM, llama.cpp and TRL, for BENCH=--rivals
+
+bench-serve: | $(SITE) $(BASE)/config.json ## measure the engine against generate(), or against rivals (BENCH=--rivals)
 	$(PY) benchmarks/serve.py $(BENCH)
 
-bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4")
+bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4"), or a rival (BENCH=--rivals)
 	$(PY) benchmarks/train.py $(BENCH)
 
 bench-gpu: $(SITE_DEV) ## test and measure on a GPU, in ten minutes at most (BENCH="--minutes 4")
@@ -203,8 +215,8 @@ bench-gpu: $(SITE_DEV) ## test and measure on a GPU, in ten minutes at most (BEN
 clean: ## remove caches; never weights, adapters or the environment
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .cog .container
 	find . -name __pycache__ -type d -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
-	@for kept in $(VENV) unconverted-weights/* weights/* lora-*; do \
+	@for kept in $(VENV) $(RIVALS)/* unconverted-weights/* weights/* lora-*; do \
 	    case $$kept in *README.md) continue ;; esac; \
 	    if [ -e "$$kept" ]; then echo "kept: $$(du -sh "$$kept" | tr '\t' ' ')"; fi; \
 	done; \
-	echo "To free these too, delete them by hand: rm -rf $(VENV) lora-…"
+	echo "To free these too, delete them by hand: rm -rf $(VENV) $(RIVALS) lora-…"

@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py                       the tables of docs/benchmarks.md
     python benchmarks/serve.py --rounds 1 --tokens 32   a quick look
+    python benchmarks/serve.py --rivals                 against vLLM and llama.cpp (make rivals installs them)
 
 All contenders hold the model in one process and take turns, round by round; the median of the rounds counts. Ratios
 are what to look at: a machine's speed changes from hour to hour, and all contenders of a run see the same hour.
@@ -245,17 +246,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base_model", help="default: $BASE_MODEL, else the only base in weights/")
     parser.add_argument("--precision", default="bf16")
-    parser.add_argument("--tokens", type=int, default=64, help="of every answer (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, help="of every answer (default: 64; 48 with --rivals)")
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--skip", nargs="*", default=[], choices=["larger", "first", "ready"])
+    parser.add_argument("--rivals", action="store_true", help="compare with vLLM and llama.cpp instead")
+    parser.add_argument("--gguf", nargs="*", type=Path, default=[], metavar="FILE",
+                        help="with --rivals: the base for llama.cpp (default: made by alpaca.export)")  # fmt: skip
     options = parser.parse_args()
     base = resolve_base(options.base_model, ROOT / "weights")
+    if options.rivals:
+        from benchmarks.rivals.serving import compare
+
+        return compare(base, options.tokens or 48, options.rounds, options.gguf)
+    tokens = options.tokens or 64
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(temporary)
         if "ready" not in options.skip:
             seconds = sorted(ready_seconds(base) for _ in range(3))[1]
             print(f"from the start of Cog's server to READY: {seconds:.1f} s")
-        bench = open_bench(base, folder, options.precision, options.tokens)
+        bench = open_bench(base, folder, options.precision, tokens)
         show(f"{base.name}, {options.precision}", measure(bench, options.rounds, larger=False))
         if "first" not in options.skip:
             idle, loaded = first_tokens(bench, max(options.rounds, 5))
@@ -266,7 +275,7 @@ def main() -> None:
         if "larger" not in options.skip:
             (folder / "l").mkdir()
             other = make_larger(folder / "l" / "random-llama-0.6b", base)
-            bench = open_bench(other, folder / "l", options.precision, options.tokens // 2)
+            bench = open_bench(other, folder / "l", options.precision, tokens // 2)
             show("random LLaMA, 0.6 G weights", measure(bench, max(1, options.rounds // 2), larger=True))
             bench.engine.close()
 

@@ -2,6 +2,7 @@
 
     python benchmarks/train.py                     the table of docs/benchmarks.md
     python benchmarks/train.py --budgets 512,1024  our trainer under several token budgets
+    python benchmarks/train.py --rivals            our trainer and TRL's padding-free one (make rivals installs it)
 
 Each contender runs in a process of its own, one after another, so that its peak memory is its own. Ratios are what
 counts: a machine's speed changes from hour to hour, and all contenders of a run see the same hour.
@@ -15,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -30,7 +32,7 @@ PADDED = 256  # what the seed's recipe pads and cuts every row to
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to train: `recipe` is seed, dynamic or packed."""
+    """One way to train: `recipe` is seed, dynamic, packed or trl."""
 
     name: str
     recipe: str
@@ -45,6 +47,21 @@ CONTENDERS = [
     Contender("packed, bf16", "packed", "bf16"),
     Contender("packed, bf16, LoRA on all linear layers", "packed", "bf16", "all-linear"),
 ]
+
+RIVALS = [
+    Contender("TRL, padding-free, bf16", "trl", "bf16"),
+    Contender("packed, bf16", "packed", "bf16"),
+    Contender("TRL, padding-free, bf16, LoRA on all linear layers", "trl", "bf16", "all-linear"),
+    Contender("packed, bf16, LoRA on all linear layers", "packed", "bf16", "all-linear"),
+]
+
+
+class Row(TypedDict):
+    """A row as transformers' models take it: labels are -100 where nothing is trained."""
+
+    input_ids: list[int]
+    attention_mask: list[int]
+    labels: list[int]
 
 
 def make_bench_plan(contender: Contender, options: argparse.Namespace, work: str) -> Plan:
@@ -93,7 +110,7 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
     torch.manual_seed(config.seed)
     peft = get_peft_model(model, lora)
     examples = plan.examples
-    rows = [_row(examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
+    rows = [as_row(examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
         width = pad_to or max(len(row["input_ids"]) for row in batch)
@@ -121,11 +138,11 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
     return {
         "seconds": seconds,
         "tokens": sum(sum(row["attention_mask"]) for row in rows),
-        "loss": _held_out_loss(peft, plan),
+        "loss": held_out_loss(peft, [as_row(example) for example in plan.validation.examples], plan.device),
     }
 
 
-def _row(example: Any, pad_to: int | None, all_tokens: bool) -> dict[str, list[int]]:
+def as_row(example: Any, pad_to: int | None = None, all_tokens: bool = False) -> Row:
     ids = example.input_ids[:pad_to]
     labels = list(ids) if all_tokens else [-100] * len(ids)
     for start, end in example.trained:
@@ -133,17 +150,17 @@ def _row(example: Any, pad_to: int | None, all_tokens: bool) -> dict[str, list[i
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
 
 
-def _held_out_loss(model: Any, plan: Plan) -> float:
+def held_out_loss(model: Any, rows: Sequence[Row], device: Any = "cpu") -> float:
     """Mean loss per response token over the held-out rows, each by itself: the measure of every contender."""
     import torch
 
     total, count = 0.0, 0
     with torch.no_grad():
-        for example in plan.validation.examples:
-            row = _row(example, None, False)
+        for row in rows:
             ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
-            loss = model(input_ids=ids.to(plan.device), labels=labels.to(plan.device)).loss
-            total, count = total + loss.item() * example.n_trained, count + example.n_trained
+            loss = model(input_ids=ids.to(device), labels=labels.to(device)).loss
+            trained = sum(label != -100 for label in row["labels"][1:])
+            total, count = total + loss.item() * trained, count + trained
     return total / count
 
 
@@ -155,11 +172,15 @@ def run_one(contender: Contender, options: argparse.Namespace) -> dict[str, floa
         plan = make_bench_plan(contender, options, work)
         if contender.recipe == "packed":
             result = run_packed(plan)
+        elif contender.recipe == "trl":
+            from benchmarks.rivals.training import run_trl
+
+            result = run_trl(plan)
         else:
             seed = contender.recipe == "seed"
             result = run_padded(plan, pad_to=PADDED if seed else None, all_tokens=seed)
     result["examples"] = sum(len(step.examples) for step in plan.steps)
-    result["peak"] = peak_memory(plan.device)
+    result.setdefault("peak", peak_memory(plan.device))
     return result
 
 
@@ -174,7 +195,9 @@ def in_own_process(number: int, options: argparse.Namespace) -> dict[str, float]
 
 
 def contenders(options: argparse.Namespace) -> list[Contender]:
-    """The four of the table, or ours under several budgets."""
+    """The four of the table, ours and TRL's, or ours under several budgets."""
+    if options.rivals:
+        return RIVALS
     if not options.budgets:
         return CONTENDERS
     budgets = [int(budget) for budget in options.budgets.split(",")]
@@ -187,6 +210,7 @@ def main() -> None:
     parser.add_argument("--data_path", default=str(ROOT / "data" / "alpacas.jsonl"))
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of 16 examples")
     parser.add_argument("--budgets", default="", help="compare token budgets of our trainer instead")
+    parser.add_argument("--rivals", action="store_true", help="compare our trainer with TRL's instead")
     parser.add_argument("--contender", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is not None:

@@ -393,6 +393,7 @@ PRIVATE = [
     "lora-alpaca/checkpoint-8/optimizer.pt",
     "lora-mine.zip",
     ".venv/bin/python",
+    ".venv-rivals/vllm/bin/python",
     "unconverted-weights/7B/consolidated.00.pth",
     "unconverted-weights/tokenizer.model",
     "alpaca/__pycache__/errors.cpython-311.pyc",
