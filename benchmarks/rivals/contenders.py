@@ -13,7 +13,7 @@ from ctypes.util import find_library
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alpaca.base.precision import PRECISIONS
+from alpaca.base.precision import SERVED
 from alpaca.serving.composition import BASE_ALONE
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
@@ -65,7 +65,7 @@ def assemble(
     `ask_of` makes the question for so many answers with so many adapters. `ggufs` are for llama.cpp, instead of those
     that are made in `folder`.
     """
-    company = Company([ours(stack, base, precision, folder) for precision in PAIRS if precision in PRECISIONS], [])
+    company = Company([ours(stack, base, precision, folder) for precision in PAIRS if precision in SERVED], [])
     plain, mixed = [ask_of(1, 0), ask_of(8, 0)], [ask_of(1, 1), ask_of(8, 3)]
     join(company, stack, "vLLM, adapters", vllm_workers(base, 3), mixed)
     join(company, stack, "vLLM", vllm_workers(base, 0), plain)
