@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from pathlib import Path
+from typing import Any
 
 import httpx
 from starlette.applications import Starlette
@@ -25,12 +25,12 @@ from alpaca.gateway.door import Door
 from alpaca.gateway.endpoint import Endpoint, EventStream, Handler
 from alpaca.gateway.form import DONE, Form, error_event, model_card
 from alpaca.gateway.metrics import TEXT_TYPE, Metrics
-from alpaca.gateway.page import page_response, report_response
+from alpaca.gateway.page import find_report, page_response, report_response
 from alpaca.gateway.pool import Pool
 from alpaca.gateway.queue import Queue
 from alpaca.gateway.refusals import NOT_FOUND, RATE, SERVER, Refused, of_upstream
 from alpaca.gateway.routes import openapi
-from alpaca.gateway.served import DESCRIBES
+from alpaca.gateway.served import DESCRIBES, Model
 from alpaca.gateway.settings import Settings
 from alpaca.gateway.upstream import Broken, Busy, Upstream
 from alpaca.words import shown
@@ -82,15 +82,19 @@ class Gateway:
         models = self.pool.models()
         if not models:
             raise self.pool.nobody()
-        cards = [model_card(model) for model in models.values() if caller.may_ask(model)]
+        cards = [self._card(model) for model in models.values() if caller.may_ask(model)]
         return JSONResponse({"object": "list", "data": cards})
+
+    def _card(self, model: Model) -> dict[str, Any]:
+        there = find_report(self.settings.reports, model.root) is not None
+        return model_card(model) | ({"report": f"/report/{model.root}"} if there else {})
 
     async def show_model(self, request: Request, body: bytes) -> Response:
         caller = self.caller(request)
         model = self.pool.find(request.path_params["name"])
         if not caller.may_ask(model):
             raise _not_allowed(caller, model.root)
-        return JSONResponse(model_card(model))
+        return JSONResponse(self._card(model))
 
     # --- answers ---
     async def chat(self, request: Request, body: bytes) -> Response:
@@ -236,9 +240,7 @@ class Gateway:
     async def report(self, request: Request, body: bytes) -> Response:
         """The report of an adapter, where the gateway was given the folder."""
         name = request.path_params["name"]
-        if self.settings.reports is None or name not in self.pool.models():
-            raise Refused(404, "there is no such report", kind=NOT_FOUND)
-        return report_response(Path(self.settings.reports), name)
+        return report_response(self.settings.reports if name in self.pool.models() else None, name)
 
 
 def _headers(call: Call) -> dict[str, str]:

@@ -40,12 +40,18 @@ def page_response() -> Response:
     return Response(content, media_type="text/html", headers=headers)
 
 
-def report_response(folder: Path, name: str) -> Response:
-    """An adapter's report/index.html. It lies directly below the folder, and links do not lead out. Raises Refused."""
-    path = folder / name / "report" / "index.html"
-    real, root = os.path.realpath(path), os.path.realpath(folder)
-    fine = "/" not in name and not name.startswith(".") and Path(real).is_relative_to(root)
-    if not fine or not os.path.isfile(real) or os.path.getsize(real) > MOST_REPORT:
+def find_report(folder: Path | None, name: str) -> str | None:
+    """Where an adapter's report/index.html lies: directly below the folder; links do not lead out of it."""
+    if folder is None or "/" in name or name.startswith("."):
+        return None
+    real = os.path.realpath(folder / name / "report" / "index.html")
+    inside = Path(real).is_relative_to(os.path.realpath(folder))
+    return real if inside and os.path.isfile(real) and os.path.getsize(real) <= MOST_REPORT else None
+
+
+def report_response(folder: Path | None, name: str) -> Response:
+    """Raises Refused where there is no report."""
+    if (real := find_report(folder, name)) is None:
         raise Refused(404, "there is no such report", kind=NOT_FOUND)
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
     return Response(Path(real).read_bytes(), media_type="text/html", headers={"Content-Security-Policy": policy})

@@ -21,6 +21,8 @@ SPILL = 2
 MOST_PLACES = 56
 """Of Cog's 64: one of a client that has gone is free a moment later, and descriptions need one too."""
 DESCRIBE_SECONDS = 15.0  # between two looks at what is served
+LATE = 3
+"""Looks in a row without an answer in time, before a server that was well is out: a busy machine answers late."""
 CHECK_TIMEOUT = httpx.Timeout(5.0)
 ASK_TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=None)  # silence while a long prompt is read
 
@@ -47,6 +49,7 @@ class Upstream:
         self._name = name
         self._given_places = places
         self._described = 0.0
+        self._late = 0
 
     @property
     def free(self) -> int:
@@ -65,10 +68,15 @@ class Upstream:
             if self.served is None:
                 self._lost("it has no place free to say what it serves")
                 return
+        except httpx.TimeoutException:
+            self._late += 1
+            if self._late >= LATE or not self.well:
+                self._lost("it does not answer in time")
+            return
         except (Broken, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             self._lost(str(error) or type(error).__name__)
             return
-        self.well, self.reason = True, ""
+        self.well, self.reason, self._late = True, "", 0
 
     async def _learn(self) -> None:
         served = Served.by_schema(await self._json("GET", "/openapi.json"), self._name)
