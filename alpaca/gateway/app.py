@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -22,7 +23,7 @@ from alpaca.gateway.asked import Asked, read_chat, read_completion, read_json
 from alpaca.gateway.call import Call, Piece
 from alpaca.gateway.caller import Caller, Keys, address_of
 from alpaca.gateway.door import Door
-from alpaca.gateway.endpoint import Endpoint, EventStream, Handler
+from alpaca.gateway.endpoint import Endpoint, EventStream, Handler, refusal
 from alpaca.gateway.form import DONE, Form, error_event, model_card
 from alpaca.gateway.metrics import TEXT_TYPE, Metrics
 from alpaca.gateway.page import find_report, page_response, report_response
@@ -256,9 +257,14 @@ def _not_allowed(caller: Caller, model: str) -> Refused:
     )  # fmt: skip
 
 
-async def _nothing_there(request: Request, body: bytes) -> Response:
-    raise Refused(404, f"there is nothing at {shown(request.url.path, 80)}; GET /openapi.json lists the routes",
-                  kind=NOT_FOUND)  # fmt: skip
+async def _no_route(request: Request, error: Exception) -> Response:
+    """What leads nowhere, in the form of all refusals."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        says = f"{request.method} is not for this path: {(error.headers or {}).get('Allow', 'another method is')}"
+        return refusal(Refused(405, says))
+    says = f"there is nothing at {shown(request.url.path, 80)}; GET /openapi.json lists the routes"
+    return refusal(Refused(error.status_code, says, kind=NOT_FOUND))
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -308,8 +314,8 @@ def create_app(settings: Settings) -> Starlette:
             route("/openapi.json", "describe", "GET"),
             route("/report/{name}", "report", "GET"),
             route("/", "page", "GET"),
-            Route("/{path:path}", Endpoint(_nothing_there, settings.body_bytes), methods=["GET", "POST"]),
         ],
         middleware=middleware,
+        exception_handlers={HTTPException: _no_route},
         lifespan=lifespan,
     )

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 READY_SECONDS = 60.0
 
 # Another model than ours: it has a prompt and little else, one place, and says what it is told.
-OTHER_MODEL = '''
+OTHER_MODEL = """
 import time
 
 from cog import BaseRunner, ConcatenateIterator, Input, streaming
@@ -48,7 +48,7 @@ class Runner(BaseRunner):
                 yield "x" * int(word[5:])
             else:
                 yield word
-'''
+"""
 
 
 def other_model(folder: Path) -> Path:

@@ -109,7 +109,18 @@ def test_a_completion_takes_its_prompt_as_it_stands() -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"[]", b"5", b"null", b'{"a": NaN}', b'{"a": "\\ud800"}', b"\xff\xfe", b"[" * 100_000, b'{"a":' * 50_000],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"5",
+        b"null",
+        b'{"a": NaN}',
+        b'{"a": "\\ud800"}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"a":' * 50_000,
+    ],
 )
 def test_a_body_that_is_no_object_of_json_is_refused(body: bytes) -> None:
     with pytest.raises(Refused) as refused:

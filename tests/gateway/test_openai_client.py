@@ -153,7 +153,12 @@ def test_stop_sequences_with_commas_and_line_ends(client: openai.OpenAI, base: s
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_can_not_be_answered_has_its_true_status(
-    client: openai.OpenAI, base: str, fields: dict[str, Any], error: type[openai.APIStatusError], says: str, stream: bool
+    client: openai.OpenAI,
+    base: str,
+    fields: dict[str, Any],
+    error: type[openai.APIStatusError],
+    says: str,
+    stream: bool,
 ) -> None:
     with pytest.raises(error, match=says.replace("[", r"\[")) as raised:
         client.chat.completions.create(**{"model": base, "messages": HAY, "stream": stream, **fields})
