@@ -80,7 +80,8 @@ def error_event(refused: Refused) -> bytes:
 
 
 def model_card(model: Model) -> dict[str, Any]:
-    """An entry of /v1/models, with `root`, `parent` and `max_model_len` as vLLM has them."""
+    """An entry of /v1/models, with `root`, `parent` and `max_model_len` as vLLM has them, and `settings`: the fields
+    that the model can honour."""
     return {
         "id": model.name,
         "object": "model",
@@ -89,4 +90,5 @@ def model_card(model: Model) -> dict[str, Any]:
         "root": model.root,
         "parent": model.parent,
         "max_model_len": model.context,
+        "settings": model.settings,
     }

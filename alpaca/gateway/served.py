@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alpaca.errors import AlpacaError
-from alpaca.gateway.asked import Asked
+from alpaca.gateway.asked import NUMBERS, Asked
 from alpaca.gateway.refusals import Refused
 from alpaca.serving.composition import BASE_ALONE, Part, parse_composition
 from alpaca.words import shown
@@ -41,6 +41,8 @@ class Model:
     """Of the base's weights and the adapter's files."""
     context: int | None = None
     template: str = ""
+    settings: tuple[str, ...] = ()
+    """The fields of a request that it can honour."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Served:
         if "prompt" not in inputs:
             raise ValueError("its model has no input 'prompt'")
         streams = bool(openapi["paths"]["/predictions"]["post"].get("x-cog-streaming"))
-        return cls(inputs, streams, {name: Model(name, root=name)})
+        return cls(inputs, streams, {name: Model(name, root=name, settings=_settings(inputs))})
 
     @property
     def describes(self) -> bool:
@@ -80,6 +82,8 @@ class Served:
             models.setdefault(default["name"], _adapter(default, description, {}))
         for name, entry in listed.items():
             models.setdefault(name, _adapter(entry, description, {"adapter": json.dumps([{"name": name}])}))
+        settings = _settings(self.inputs)
+        models = {name: replace(model, settings=settings) for name, model in models.items()}
         return Served(self.inputs, self.streams, models, description["answers"])
 
     def find(self, name: str) -> Model | None:
@@ -105,8 +109,7 @@ class Served:
                           param="model")  # fmt: skip
         if model.parent is None:
             raise Refused(400, f"model: {model.name} is no adapter, so it has no strength", param="model")
-        inputs = {**model.inputs, "adapter_scale": scale}
-        return Model(name, inputs, model.root, model.parent, model.created, model.fingerprint, model.context)
+        return replace(model, name=name, inputs={**model.inputs, "adapter_scale": scale})
 
     def _composed(self, name: str) -> Model | None:
         """Several adapters in one answer; each must be one that is listed, so that no client names a URL."""
@@ -122,14 +125,15 @@ class Served:
             return None
         used = [model for model in found if model is not None]
         base = self.models[used[0].parent or ""]
-        return Model(
-            name,
-            {"adapter": json.dumps([_entry(part) for part in parts])},
-            name,
-            base.name,
-            max(model.created for model in used),
-            "_".join([base.fingerprint, *(model.fingerprint.rpartition("_")[2] for model in used)]),
-            base.context,
+        marks = [model.fingerprint.rpartition("_")[2] for model in used]
+        return replace(
+            base,
+            name=name,
+            root=name,
+            inputs={"adapter": json.dumps([_entry(part) for part in parts])},
+            parent=base.name,
+            created=max(model.created for model in used),
+            fingerprint="_".join([base.fingerprint, *marks]),
         )
 
     def cog_inputs(self, asked: Asked, model: Model) -> dict[str, Any]:
@@ -182,6 +186,13 @@ def _adapter(entry: Mapping[str, Any], description: Mapping[str, Any], inputs: M
         f"fp_{description['fingerprint']}_{mark}",
         description["context"],
         entry["template"] or description["template"],
+    )
+
+
+def _settings(inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """The fields for which there is an input, by whatever name."""
+    return tuple(
+        name for name, (target, _) in NUMBERS.items() if any(a in inputs for a in ALIASES.get(target, (target,)))
     )
 
 

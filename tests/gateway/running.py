@@ -65,7 +65,7 @@ class RunningGateway:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.keyless = keyless
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115
+        self._log = tempfile.TemporaryFile("a+", encoding="utf-8")  # noqa: SIM115
         given = [word for url in upstreams for word in ("--upstream", url)]
         command = [sys.executable, "-m", "alpaca.gateway", "--port", str(self.port), *given, *options]
         self.process = subprocess.Popen(
