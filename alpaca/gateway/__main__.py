@@ -42,6 +42,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--cors", action="append", default=[], metavar="ORIGIN",
                       help="an origin whose pages may ask from a browser; may be repeated")  # fmt: skip
     made.add_argument("--reports", type=Path, metavar="FOLDER", help="a folder with adapters, whose reports are shown")
+    made.add_argument("--called", action="append", default=[], metavar="NAME", dest="names",
+                      help="a name that clients call it by; any other is refused; may be repeated")  # fmt: skip
     made.add_argument("--log_prompts", action="store_true", help="write prompts and answers to the log")
     return made
 
@@ -61,7 +63,9 @@ def serve(settings: Settings) -> None:
     _raise_open_files()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    say_aside(f"the page and OpenAI's routes (/v1) on http://{settings.host}:{settings.port}; Ctrl-C ends it")
+    say_aside(
+        f"gateway on {settings.host}:{settings.port}, waiting for {', '.join(settings.upstreams)}; Ctrl-C ends it"
+    )
     uvicorn.run(
         create_app(settings), host=settings.host, port=settings.port, http=GuardedProtocol, ws="none", loop="asyncio",
         lifespan="on", access_log=False, log_level="warning", log_config=None, server_header=False,
@@ -106,7 +110,7 @@ def main() -> None:
         say_aside(f"the key of {name}: it is shown this once; {given['keys']} has only its hash")
         return
     given["upstreams"] = tuple(given.pop("upstream") or ["http://localhost:5000"])
-    given["cors"] = tuple(given["cors"])
+    given["cors"], given["names"] = tuple(given["cors"]), tuple(name.lower() for name in given["names"])
     settings = Settings(**given)
     check_port(settings.host, settings.port)
     serve(settings)

@@ -50,8 +50,15 @@ class Gateway:
         self.metrics = Metrics()
         self.queue = Queue(settings.queue, settings.queue_seconds)
         upstreams = [Upstream(url, http, name=settings.name, places=settings.places) for url in settings.upstreams]
-        self.pool = Pool(upstreams, say=log.info, changed=self.queue.pump)
+        self.pool = Pool(upstreams, say=log.info, changed=self._changed)
+        self._ready = False
         self.in_flight: Counter[str] = Counter()
+
+    def _changed(self) -> None:
+        self.queue.pump()
+        if self.pool.well and not self._ready:
+            self._ready = True
+            log.info("ready: the page is at http://%s:%d", self.settings.host, self.settings.port)
 
     # --- who asks ---
     def caller(self, request: Request) -> Caller:

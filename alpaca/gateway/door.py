@@ -37,7 +37,7 @@ class Door:
             await send(message)
 
         if self._hosts is not None and _name(Headers(scope=scope).get("host", "")) not in self._hosts:
-            says = f"it is called by a name that is not its own; without keys it is {' or '.join(self._hosts)} only"
+            says = f"it is called by a name that is not its own: {' or '.join(self._hosts)}; --called NAME adds one"
             await refusal(Refused(421, says))(scope, receive, marked)
             return
         await self._app(scope, receive, marked)

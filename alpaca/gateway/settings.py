@@ -36,6 +36,8 @@ class Settings:
     """Origins whose pages may ask from a browser."""
     reports: Path | None = None
     """A folder with adapters, whose reports are shown."""
+    names: tuple[str, ...] = ()
+    """Names that clients call it by, without port; empty: this machine's where no key is needed, else any."""
     log_prompts: bool = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Settings:
     def hosts(self) -> tuple[str, ...] | None:
         """The names by which it may be called; None: any. Where no key is needed, a page elsewhere that gives itself
         this machine's address (DNS rebinding) must not get in."""
+        if self.names:
+            return self.names
         return LOCAL_NAMES if self.local and self.keys is None else None
 
 
