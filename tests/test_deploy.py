@@ -249,6 +249,22 @@ def test_every_volume_is_declared() -> None:
     assert {name for name in named if not name.startswith((".", "/"))} == compose("compose.yaml")["volumes"].keys()
 
 
+# --- the dashboard ------------------------------------------------------------------------------------------------
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    import json
+
+    from alpaca.gateway.metrics import Metrics
+
+    there = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    there |= {family.name for family in Metrics().registry.collect()}
+    there |= {name + ending for name in there for ending in ("_total", "_bucket")}
+    panels = json.loads(read("grafana.json"))["panels"]
+    asked = [
+        name for panel in panels for target in panel["targets"] for name in re.findall(r"alpaca_\w+", target["expr"])
+    ]
+    assert len(panels) > 6 and not set(asked) - there
+
+
 # --- what both agree with -----------------------------------------------------------------------------------------
 def longest(question: str) -> float:
     """Seconds that a question takes where the port is open and nobody answers."""
