@@ -14,6 +14,8 @@ QUESTION := Tell me something about alpacas.
 
 ADAPTER ?= lora-alpaca
 PORT    ?= 5000
+# Where `make chat` listens.
+CHAT    ?= 8000
 # Test processes side by side, each on one thread; 0 runs one process on every core.
 WORKERS ?= 2
 
@@ -22,7 +24,7 @@ export ALPACA_PROMPT := $(value PROMPT)
 unexport PROMPT
 
 # A variable that is mistyped would be passed over without a word.
-KNOWN   := VENV GGUF BASE DATA QUESTION ADAPTER PORT WORKERS PROMPT PYTHON BENCH CONTAINER
+KNOWN   := VENV GGUF BASE DATA QUESTION ADAPTER PORT CHAT WORKERS PROMPT PYTHON BENCH CONTAINER PAGE
 GIVEN   := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 UNKNOWN := $(filter-out $(KNOWN) MAKE% -%,$(GIVEN))
 $(if $(UNKNOWN),$(error there is no variable '$(firstword $(UNKNOWN))'; there are: $(KNOWN)))
@@ -31,8 +33,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real test-container test-gpu soak lint format serve predict check-data bench \
-        bench-serve bench-gpu rivals clean
+.PHONY: help demo test test-unit test-real test-container test-gpu test-page soak soak-gateway lint format serve chat \
+        predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
 
 help: ## list the targets
 	@echo "make <target>:"
@@ -140,6 +142,16 @@ endef
 serve: | $(SITE) ## start Cog's HTTP server here, without Docker (PORT=5000 ADAPTER=lora-alpaca)
 	$(call serving,serve --port $(PORT))
 
+# Every adapter in the project can be asked by its name, so no default one is needed.
+chat: | $(SITE) ## ask in a browser: the server and the gateway, with the page on port 8000 (CHAT=8000)
+	@if [ -z "$$BASE_MODEL" ] && ! ls weights/*/config.json >/dev/null 2>&1; then \
+	    $(MAKE) --no-print-directory $(BASE)/config.json; \
+	fi
+	@export COG_WEIGHTS="$$COG_WEIGHTS" COG_LOG_LEVEL="$${COG_LOG_LEVEL:-error}"; \
+	$(PY) -m alpaca.cogserver serve --port $(PORT) & server=$$!; \
+	trap 'kill $$server 2>/dev/null; wait $$server' EXIT; trap 'exit 130' INT TERM; \
+	$(PY) -m alpaca.gateway --upstream http://127.0.0.1:$(PORT) --port $(CHAT) --reports .
+
 predict: | $(SITE) ## answer one prompt: make predict PROMPT="…" (ADAPTER=lora-alpaca)
 	@if [ -z "$$ALPACA_PROMPT" ]; then echo 'error: nothing to answer. Run: make predict PROMPT="…"' >&2; exit 2; fi
 	$(call serving,predict -i prompt="$$ALPACA_PROMPT")
@@ -151,11 +163,11 @@ PYTEST = HF_HUB_OFFLINE=1 $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(P
          $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 test: $(SITE_DEV) | $(BASE)/config.json ## run every test: the quick ones, then the real base and the server
-	$(PYTEST) -m "not real and not server and not container and not gpu"
+	$(PYTEST) -m "not real and not server and not container and not gpu and not page"
 	$(PYTEST) -m "(real or server) and not container"
 
 test-unit: $(SITE_DEV) ## only the quick tests
-	$(PYTEST) -m "not real and not server and not container and not gpu"
+	$(PYTEST) -m "not real and not server and not container and not gpu and not page"
 
 test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
 	$(PYTEST) -m "(real or server) and not container"
@@ -177,6 +189,17 @@ test-gpu: $(SITE_DEV) ## only those that need a GPU: answers and losses are thos
 
 soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
 	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
+
+soak-gateway: $(SITE_DEV) ## three minutes of 64 clients through the gateway's queue on eight places
+	GATEWAY_SOAK_SECONDS=180 $(PYTEST) -s tests/gateway/test_gateway_soak.py
+
+# PAGE=--if-available lets it pass where there is no Chromium.
+test-page: $(SITE_DEV) ## drive the gateway's page in Chromium (Debian, Ubuntu: apt-get install chromium)
+	@if [ "$(PAGE)" = --if-available ] && ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
+	    echo "there is no Chromium here: the page is not driven"; \
+	else \
+	    $(PYTEST) -m page tests/gateway/test_page.py; \
+	fi
 
 lint: $(SITE_DEV) ## ruff, mypy, and the floors of the house
 	git ls-files -z "*.py" | xargs -0 $(PY) -m ruff check
@@ -204,6 +227,9 @@ rivals: $(RIVALS)/llama/.pins $(RIVALS)/vllm/.pins $(RIVALS)/trl/.pins ## instal
 
 bench-serve: | $(SITE) $(BASE)/config.json ## measure the engine against generate(), or against rivals (BENCH=--rivals)
 	$(PY) benchmarks/serve.py $(BENCH)
+
+bench-gateway: | $(SITE) $(BASE)/config.json ## measure what the gateway adds to Cog's server, and how many it serves
+	$(PY) benchmarks/gateway.py $(BENCH)
 
 bench: | $(SITE) $(BASE)/config.json ## measure the trainer against the usual recipes (BENCH="--steps 4"), or a rival (BENCH=--rivals)
 	$(PY) benchmarks/train.py $(BENCH)

@@ -115,6 +115,11 @@ class Runner(BaseRunner):
         adapter_scale: float = Input(
             default=1.0, ge=0, le=4, description="Strength of the adapter: 0 is the base alone, 1 as trained."
         ),
+        answer_with: str = Input(
+            default="text",
+            choices=["text", "prompt", "server"],
+            description="text: an answer. As JSON: prompt, the text that the model would see; server, what is served.",
+        ),
         total_tokens: Optional[int] = Input(
             default=None,
             ge=1,
@@ -133,6 +138,10 @@ class Runner(BaseRunner):
         ),
     ) -> ConcatenateIterator[str]:
         def answer(cancellation: Cancellation) -> Generator[str, None, None]:
+            if answer_with == "server":
+                with self.places.taken():
+                    yield self.engine.describe().json()
+                return
             request = request_from_inputs(
                 prompt=prompt,
                 input=input,
@@ -158,6 +167,10 @@ class Runner(BaseRunner):
                 max_new_tokens=max_new_tokens,
                 min_new_tokens=min_new_tokens,
             )
+            if answer_with == "prompt":
+                with self.places.taken():
+                    yield self.engine.render(request, cancellation).json()
+                return
             with (
                 self.places.taken(),
                 self.engine.submit(request, cancellation) as stream,

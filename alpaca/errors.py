@@ -94,6 +94,12 @@ class ServerFailed(AlpacaError):
     code = "E1103"
 
 
+class BadGatewaySetting(AlpacaError):
+    """The gateway was told what can't be, or what must not be without a further word."""
+
+    code = "E1106"
+
+
 # --- E2: data and templates ---------------------------------------------------------------------------------------
 class DataError(AlpacaError):
     code = "E2000"

@@ -44,8 +44,15 @@ def pod(name: str) -> dict[str, Any]:
 
 
 def container(name: str) -> dict[str, Any]:
-    (only,) = pod(name)["containers"]
-    return only
+    """Cog's server; the gateway beside it is the second one."""
+    assert [one["name"] for one in pod(name)["containers"]] in (["server"], ["server", "gateway"])
+    first: dict[str, Any] = pod(name)["containers"][0]
+    return first
+
+
+def pods_gateway() -> dict[str, Any]:
+    second: dict[str, Any] = pod("kubernetes.yaml")["containers"][1]
+    return second
 
 
 def compose(name: str) -> dict[str, Any]:
@@ -54,7 +61,13 @@ def compose(name: str) -> dict[str, Any]:
 
 
 def services() -> dict[str, dict[str, Any]]:
-    return compose("compose.yaml")["services"]
+    """Cog's servers."""
+    return {name: service for name, service in compose("compose.yaml")["services"].items() if name != "gateway"}
+
+
+def gateway() -> dict[str, Any]:
+    service: dict[str, Any] = compose("compose.yaml")["services"]["gateway"]
+    return service
 
 
 def patched(given: Any, patch: Any) -> Any:
@@ -117,7 +130,8 @@ def test_selectors_ports_and_volumes_meet(name: str) -> None:
         if resource["kind"] in ("PodDisruptionBudget", "NetworkPolicy"):
             spec = resource["spec"]
             assert (spec.get("selector") or spec["podSelector"])["matchLabels"] == labels
-    assert {volume["name"] for volume in pod(name)["volumes"]} == {m["name"] for m in container(name)["volumeMounts"]}
+    mounted = [mount["name"] for one in pod(name)["containers"] for mount in one["volumeMounts"]]
+    assert sorted(volume["name"] for volume in pod(name)["volumes"]) == sorted(mounted)
     claims = [v["persistentVolumeClaim"]["claimName"] for v in pod(name)["volumes"] if "persistentVolumeClaim" in v]
     assert claims == [r["metadata"]["name"] for r in resources(name) if r["kind"] == "PersistentVolumeClaim"]
 
@@ -135,11 +149,13 @@ def test_the_probes_ask_for_the_status_and_have_time_for_the_answer(name: str) -
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_a_pod_may_do_no_more_than_it_must(name: str) -> None:
     """What the namespace's strictest standard, `restricted`, asks for, and a root that can't be written to."""
-    own, whole = container(name)["securityContext"], pod(name)["securityContext"]
+    whole = pod(name)["securityContext"]
     assert whole["runAsNonRoot"] and whole["runAsUser"] and whole["fsGroup"] == whole["runAsUser"]
     assert whole["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert own["capabilities"] == {"drop": ["ALL"]}
-    assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True
+    for one in pod(name)["containers"]:
+        own = one["securityContext"]
+        assert own["capabilities"] == {"drop": ["ALL"]}
+        assert own["allowPrivilegeEscalation"] is False and own["readOnlyRootFilesystem"] is True
     assert pod(name)["automountServiceAccountToken"] is False
 
 
@@ -174,14 +190,40 @@ def test_compose_files_keep_to_what_old_and_new_compose_take() -> None:
     assert compose("compose.gpu.yaml")["services"].keys() == services().keys()
 
 
-def test_only_the_predictor_starts_unasked_and_neither_is_open_to_others() -> None:
+def test_only_the_gateway_is_reached_from_outside_and_no_other_machine_gets_in_unasked() -> None:
     assert {name: service.get("profiles") for name, service in services().items()} == {
         "predictor": None,
         "trainer": ["train"],
     }
-    for service in services().values():
-        (port,) = service["ports"]
-        assert port.startswith("127.0.0.1:") and port.endswith(":5000")
+    assert "profiles" not in gateway() and "ports" not in services()["predictor"]
+    for service, port in ((gateway(), 8000), (services()["trainer"], 5000)):
+        (published,) = service["ports"]
+        assert published.startswith("127.0.0.1:") and published.endswith(f":{port}")
+
+
+@pytest.mark.parametrize("command", [gateway()["command"], pods_gateway()["args"]], ids=["compose", "kubernetes"])
+def test_the_gateway_takes_the_options_it_is_started_with(command: list[str]) -> None:
+    from alpaca.gateway.__main__ import parser
+    from alpaca.gateway.settings import Settings
+
+    assert command[:3] == ["python", "-m", "alpaca.gateway"]
+    given = parser().parse_args(command[3:])
+    assert (given.host, given.port) == ("0.0.0.0", Settings.port)
+    assert given.keys or (given.open and given.names == ["localhost", "127.0.0.1"])
+
+
+def test_the_gateway_may_do_no_more_than_it_must() -> None:
+    service = gateway()
+    assert service["read_only"] is True and service["cap_drop"] == ["ALL"] and service["mem_limit"]
+    assert service["security_opt"] == ["no-new-privileges:true"] and all(v.endswith(":ro") for v in service["volumes"])
+    assert "/health" in service["healthcheck"]["test"][-1]
+
+
+def test_only_the_gateways_port_is_open_on_kubernetes() -> None:
+    ports = {one["name"]: [port["name"] for port in one["ports"]] for one in pod("kubernetes.yaml")["containers"]}
+    assert ports == {"server": ["cog"], "gateway": ["http"]}
+    policy = of_kind("kubernetes.yaml", "NetworkPolicy")["spec"]
+    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": "http"}]]
 
 
 def test_the_health_check_ends_a_server_that_does_not_come_back() -> None:
@@ -205,6 +247,22 @@ def test_a_service_may_do_no_more_than_it_must() -> None:
 def test_every_volume_is_declared() -> None:
     named = {volume.split(":")[0] for service in services().values() for volume in service["volumes"]}
     assert {name for name in named if not name.startswith((".", "/"))} == compose("compose.yaml")["volumes"].keys()
+
+
+# --- the dashboard ------------------------------------------------------------------------------------------------
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    import json
+
+    from alpaca.gateway.metrics import Metrics
+
+    there = {sample.name for family in Metrics().registry.collect() for sample in family.samples}
+    there |= {family.name for family in Metrics().registry.collect()}
+    there |= {name + ending for name in there for ending in ("_total", "_bucket")}
+    panels = json.loads(read("grafana.json"))["panels"]
+    asked = [
+        name for panel in panels for target in panel["targets"] for name in re.findall(r"alpaca_\w+", target["expr"])
+    ]
+    assert len(panels) > 6 and not set(asked) - there
 
 
 # --- what both agree with -----------------------------------------------------------------------------------------

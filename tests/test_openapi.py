@@ -185,6 +185,7 @@ def settings(values: dict[str, Any]) -> FinetuneConfig:
 
 def test_the_library_takes_every_default(made: Schema) -> None:
     asked = {name: f["default"] for name, f in inputs(made, PREDICT).items() if "default" in f}
+    assert asked.pop("answer_with") == "text"  # predict.py's own: it asks for no answer
     assert request_from_inputs(**{**asked, "prompt": "hay"}) == request_from_inputs(prompt="hay")
     trained = {name: f["default"] for name, f in inputs(made, TRAIN).items() if "default" in f}
     assert settings(trained) == FinetuneConfig()

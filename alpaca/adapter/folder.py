@@ -63,6 +63,12 @@ class AdapterFiles:
     def weights(self) -> Path:
         return self.folder / WEIGHTS
 
+    @property
+    def written(self) -> int:
+        """When its weights were written, in seconds since 1970."""
+        weights = self.stamp[1]
+        return weights[0] // 10**9 if weights else 0
+
     def changed(self) -> bool:
         """Whether the files are no longer those that were checked."""
         return stamp(*parts(self.folder)) != self.stamp

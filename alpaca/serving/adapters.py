@@ -6,6 +6,7 @@ names.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -26,7 +27,7 @@ from alpaca.serving.cache_folder import CacheFolder, Hold, default_cache
 from alpaca.serving.composition import called
 from alpaca.serving.download import Limits
 from alpaca.serving.flights import Crowded, Flights
-from alpaca.serving.roots import Root, not_there
+from alpaca.serving.roots import ARCHIVES, Root, not_there
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
@@ -110,7 +111,7 @@ class AdapterStore:
     ) -> None:
         """`roots`: where anyone may name adapters, as Root.of reads it. `max_bytes` bounds the cache; None is
         ALPACA_CACHE_GB's."""
-        self._base = BaseShape(base)
+        self.base = BaseShape(base)
         self._tokenizer = tokenizer
         self._roots = tuple(map(Root.of, roots))
         self._cache = CacheFolder(cache_dir or default_cache(), max_bytes)
@@ -141,6 +142,21 @@ class AdapterStore:
             raise DownloadsBusy(
                 f"{called(source)}: {DOWNLOADS} requests wait for adapters to be downloaded already; ask again later"
             ) from None
+
+    def there(self, most: int) -> list[Adapter]:
+        """The adapters in folders that requests may name, at most `most`; those that can't be served are left out."""
+        found: list[Adapter] = []
+        for name in [name for name in self._names() if not name.endswith(ARCHIVES)][:most]:
+            with contextlib.suppress(AlpacaError):
+                found.append(self.find(name))
+        return found
+
+    def archives(self, most: int) -> list[str]:
+        """The names of archives there, at most `most`; none of them is unpacked for this."""
+        return [name for name in self._names() if name.endswith(ARCHIVES)][: max(0, most)]
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(name for root in self._roots for name in root.names()))
 
     def _path(self, source: str, trusted: bool) -> Path:
         """Where a path leads, links followed. What lies outside of the roots is answered as if it was not there."""
@@ -210,7 +226,7 @@ class AdapterStore:
         return self._cache.unpack(place, cancellation)
 
     def _verified(self, folder: Path, name: str, hold: Hold | None) -> Adapter:
-        files = verify_files(folder, self._base, name=name)
+        files = verify_files(folder, self.base, name=name)
         template = None
         if files.card is not None:
             check_special_tokens(files.card, self._tokenizer)

@@ -19,6 +19,7 @@ from alpaca.prompts.literal import LiteralTemplate
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.default import DefaultAdapter
+from alpaca.serving.description import MOST_LISTED, Description, Named
 from alpaca.serving.lora import LoraStack, largest_rank
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler, answer_seed
@@ -65,6 +66,24 @@ class Admission:
         job = Job(request, used, prompt, self._room(request, len(prompt)), scope)
         self._add_answers(job, template)
         return job
+
+    def text(self, prompt: list[int]) -> str:
+        """A prompt's tokens as text, markers included."""
+        return str(self.tokenizer.decode(prompt, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def describe(self, answers: int) -> Description:
+        """What may be asked here; `answers` are made at a time."""
+        there = [_named(adapter) for adapter in self.adapters.there(MOST_LISTED)]
+        archives = [Named(name, "", "", 0) for name in self.adapters.archives(MOST_LISTED - len(there))]
+        return Description(
+            base=self.adapters.base.folder.name,
+            fingerprint=self.adapters.base.fingerprint,
+            template=self.template.name,
+            answers=answers,
+            context=self.context,
+            default=None if self.default is None else _named(self.default.last),
+            adapters=(*there, *archives),
+        )
 
     def _adapters_for(self, request: GenerationRequest, cancellation: Cancellation) -> list[Used]:
         """The adapters of a request, each with its whole strength, found and checked."""
@@ -144,6 +163,11 @@ def _shared_template(adapters: list[Adapter]) -> Template | None:
                 "say which to use in prompt_template"
             )
     return carded[0][1] if carded else None
+
+
+def _named(adapter: Adapter) -> Named:
+    template = adapter.template.name if adapter.template is not None else ""
+    return Named(Path(adapter.name).name, adapter.digest, template, adapter.files.written)
 
 
 def _wording(template: Template) -> dict[str, Any]:

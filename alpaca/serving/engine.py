@@ -27,6 +27,7 @@ from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.default import DefaultAdapter
+from alpaca.serving.description import Description, Rendered
 from alpaca.serving.graphs import open_graphs
 from alpaca.serving.lora import LoraStack, Place
 from alpaca.serving.reader import AdapterReader
@@ -127,6 +128,15 @@ class Engine:
             self._submitted += 1
             self._inbox.put(job)
         return job.stream
+
+    def render(self, request: GenerationRequest, cancellation: Cancellation = NEVER) -> Rendered:
+        """The prompt that the base would be given. Raises what `submit` does."""
+        prompt = self._admission.admit(request, cancellation).prompt
+        return Rendered(self._admission.text(prompt), len(prompt))
+
+    def describe(self) -> Description:
+        """What is served here; adapters that can't be are left out."""
+        return self._admission.describe(answers=self._slots.count)
 
     def stats(self) -> Stats:
         with self._lock:

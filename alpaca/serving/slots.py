@@ -60,7 +60,7 @@ class Slots:
     """Hands out at most `count` slots of a pool of `total` tokens, a multiple of BLOCK."""
 
     def __init__(self, count: int, total: int) -> None:
-        self._count = count
+        self.count = count
         self._total = total
         self._slots: list[Slot] = []  # taken and remembered ones, by rising start
         self._clock = 0
@@ -68,7 +68,7 @@ class Slots:
     @property
     def free(self) -> int:
         """How many more answers may have a slot."""
-        return self._count - sum(slot.taken for slot in self._slots)
+        return self.count - sum(slot.taken for slot in self._slots)
 
     def fits(self, length: int) -> bool:
         """Whether there is room for an answer of `length` tokens, the prompt included."""

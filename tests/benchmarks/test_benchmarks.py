@@ -67,6 +67,13 @@ def test_each_contender_trains_the_same_steps_replay_included(
     assert all(measured[figure] > 0 for figure in ("seconds", "tokens", "loss", "peak"))
 
 
+# --- the gateway ---------------------------------------------------------------------------------------------------
+def test_the_gateway_is_measured_against_the_server_behind_it(tiny_base: Path) -> None:
+    said = run("gateway.py", "--base_model", tiny_base, "--rounds", 1, "--people", 2, "--tokens", 4, "--crowd", 2)
+    assert re.search(r"added within a round, median: -?[\d.]+ ms", said)
+    assert re.search(r"kept within a round, median: [\d.]+ %", said) and said.splitlines()[-1].startswith("| 2 | ")
+
+
 # --- serving ------------------------------------------------------------------------------------------------------
 def test_the_table_of_serving_has_every_contender(long_base: Path) -> None:
     said = run("serve.py", "--base_model", long_base, "--rounds", 1, "--tokens", 4, "--skip", "larger", "ready")

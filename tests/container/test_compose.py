@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from alpaca.cogserver.schema import PREDICT, TRAIN, Endpoint
@@ -28,6 +29,12 @@ class Service(Container):
     def __init__(self, name: str, mode: Endpoint = PREDICT) -> None:
         self.mode = mode
         self.id = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.service={name}")
+
+    @property
+    def url(self) -> str:
+        """The server's own address: its port is not published, but this machine reaches it."""
+        address = docker("inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.id)
+        return f"http://{address.strip()}:5000"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +58,20 @@ def compose(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[li
 
 def test_the_predictor_answers(compose: list[str]) -> None:
     assert text(post(Service("predictor").ready(), ASK))
+
+
+def test_the_gateway_asks_the_predictor(compose: list[str]) -> None:
+    Service("predictor").ready()
+    body = {"model": "", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    url = f"http://127.0.0.1:{os.environ['PORT']}"
+    deadline = time.monotonic() + 60
+    while httpx.get(f"{url}/health").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    body["model"] = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+    answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120).json()
+    assert answer["choices"][0]["message"]["content"]
+    assert httpx.get(url).headers["content-security-policy"]
 
 
 def test_the_trainer_keeps_its_adapter_in_the_volume(compose: list[str]) -> None:
