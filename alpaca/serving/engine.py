@@ -1,7 +1,8 @@
 """The engine: requests go in, streams of chunks come out, and one thread owns the model.
 
-Every step computes one token for each answer that decodes and a chunk of the prompts that wait, in one forward pass.
-Answers join and leave between steps. What can be wrong with a request is found before, in alpaca/serving/admission.py.
+Every step computes one token for each answer that decodes, or several where they could be guessed, and a chunk of the
+prompts that wait, in one forward pass. Answers join and leave between steps. What can be wrong with a request is found
+before, in alpaca/serving/admission.py.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.default import DefaultAdapter
+from alpaca.serving.draft import ROWS, check
 from alpaca.serving.lora import LoraStack, Place
 from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
-from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.slots import Moves, Slots
@@ -52,6 +53,10 @@ class Stats:
     """Answers that have one."""
     finished: dict[FinishReason, int]
     steps: int
+    guessed: int
+    """Tokens that were guessed before they were chosen."""
+    right: int
+    """Guesses that were chosen then."""
     adapters: int
     """Adapters in memory."""
     pinned: int
@@ -74,11 +79,13 @@ class Engine:
         default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
         separate: bool = False,
+        drafts: bool = True,
         patience: float | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
-        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever."""
+        request is not used for another. `drafts`: next tokens are guessed. `patience`: seconds that a request waits for
+        its turn; None is for ever."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._slots = Slots(plan.places, plan.tokens)
@@ -96,14 +103,14 @@ class Engine:
             separate=separate,
         )
         self._patience = patience
-        self._scheduler = Scheduler(CHUNK[decoder.device.type])
+        self._scheduler = Scheduler(CHUNK[decoder.device.type], ROWS[decoder.device.type] if drafts else 0)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._reader = AdapterReader(self._stack, self._wake, say)
         self._lock = threading.Lock()
         self._submitted = 0
-        self._steps = 0
+        self._steps = self._guessed = self._right = 0
         self._finished: Counter[FinishReason] = Counter()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -131,6 +138,8 @@ class Engine:
                 running=len(self._running),
                 finished=dict(self._finished),
                 steps=self._steps,
+                guessed=self._guessed,
+                right=self._right,
                 adapters=len(self._stack),
                 pinned=self._stack.pinned,
                 loads=self._stack.loaded,
@@ -293,20 +302,24 @@ class Engine:
             self._fail_step(parts, error)
             return
         self._steps += 1
-        for answer, token in chosen:
-            answer.accept(token, len(chosen))
+        for answer, guessed, tokens in chosen:
+            self._guessed += guessed
+            self._right += len(tokens) - 1
+            answer.take(tokens, guessed, len(chosen))
             if answer.finish is not None:
                 self._finish(answer, answer.finish)
 
-    def _run(self, parts: Parts) -> list[tuple[Sequence, int]]:
-        """One forward pass: every answer whose tokens are all computed by now, with its next token."""
+    def _run(self, parts: Parts) -> list[tuple[Sequence, int, list[int]]]:
+        """One forward pass: every answer whose tokens are all computed by now, how many of its next ones were guessed,
+        and what these are: guesses that were right and one more."""
         step, ordered = build_step(parts, self._decoder)
         logits = self._decoder.forward(step, self._cache)
+        drafts = [answer.guess(count - answer.remaining) for answer, count in ordered if count >= answer.remaining]
         for answer, count in ordered:
-            answer.advance(count)
+            answer.advance(min(count, answer.remaining))
         ready = [answer for answer, _ in ordered if not answer.remaining]
-        tokens = choose(logits, [answer.sampler for answer in ready]) if ready else []
-        return list(zip(ready, tokens, strict=True))
+        tokens = check(logits, [answer.sampler for answer in ready], drafts)
+        return list(zip(ready, map(len, drafts), tokens, strict=True))
 
     # --- how answers end ---
     def _finish(self, answer: Sequence, reason: FinishReason) -> None:

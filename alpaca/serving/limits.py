@@ -40,6 +40,8 @@ class EngineLimits:
     separate: bool = False
     """Requests share nothing that was computed, so that the time an answer takes tells nothing of another client's
     prompt (SEPARATE_REQUESTS)."""
+    drafts: bool = True
+    """Next tokens are guessed, and several checked in one step (DRAFTS)."""
 
     @classmethod
     def from_environment(cls, project: Path) -> EngineLimits:
@@ -53,6 +55,7 @@ class EngineLimits:
             columns=_number("MAX_LORA_COLUMNS", PAGE, 65_536),
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
             separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
+            drafts=_number("DRAFTS", 0, 1) != 0,
         )
 
 
