@@ -17,52 +17,59 @@ from torch import Tensor
 from alpaca.serving.sampling import Sampler, choose
 
 ROWS = {"cpu": 16, "cuda": 64}
-"""Rows of a step that guesses may fill up: with more, each row costs about as much as a token's own step would."""
-LONGEST = 15  # guesses at a time
-GRAM = 3  # tokens that must have occurred before; GRAM - 1 will do where that many have not
+"""Rows up to which guesses fill a step; beyond, a row costs an answer about as much as its own next step would."""
+LONGEST = 15
+"""Guesses at a time."""
+SEEN = (2, 8)  # how many tokens must have occurred before in the same order, and how many are looked at
 
-# What guesses may cost an answer, in rows of a step
-START = 8.0
-PRICE = 2  # of a guess, whatever its length, on top of its rows
-EARNED = 8.0  # by every token that was guessed right
-ALLOWED = 0.16  # for every token: a fiftieth of a step
+# What an answer may spend, in guesses (benchmarks/drafts.py shows what becomes of it)
+START = 4.0
+EARNED = 4.0  # by a guess that was right
+ALLOWED = 0.25  # for a token, however it came: with wrong guesses only, an answer takes hardly 2 % longer
 
 
 class Drafter:
-    """Guesses for one answer, as long as they were right lately.
+    """Guesses for one answer, many while they are right and few while they are wrong.
 
-    Rows are paid for from a credit, which right guesses fill up and wrong ones use up. Once it is used up it grows by
-    little with every token: that is how much slower an answer may get whose guesses are always wrong.
+    It spends them from a credit of LONGEST at most, which right ones fill up. With wrong ones it is soon used up, and
+    grows so slowly then that they cost next to nothing.
     """
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self._text = "".join(map(chr, tokens))
         self._credit = START
+        self._found: list[int] | None = None
 
     def guess(self, longest: int) -> list[int]:
-        """Up to `longest` tokens that may come next; often none. Fewer are always the first of more."""
-        length = min(longest, LONGEST, int(self._credit) - PRICE)
-        return [ord(token) for token in look_up(self._text, length)] if length > 0 else []
+        """Up to `longest` tokens that may come next; often none. Until learn() is called, fewer begin as more do."""
+        if longest < 1 or self._credit < 1:
+            return []
+        if self._found is None:
+            self._found = [ord(token) for token in look_up(self._text)]
+        return self._found[: min(longest, int(self._credit))]
 
     def learn(self, tokens: Sequence[int], guessed: int, right: int) -> None:
-        """The answer goes on with `tokens`; of `guessed` ones `right` were."""
+        """The answer goes on with `tokens`; `guessed` ones were tried, of which the first `right` were right."""
         self._text += "".join(map(chr, tokens))
-        spent = PRICE + guessed if guessed else 0
-        self._credit = min(self._credit + ALLOWED * len(tokens) + EARNED * right - spent, LONGEST + PRICE)
+        self._credit = min(self._credit - guessed + EARNED * right + ALLOWED * len(tokens), LONGEST)
+        self._found = None
 
 
-def look_up(text: str, length: int) -> str:
-    """What followed the last time that the text's end occurred before, `length` tokens of it; "" without any.
+def look_up(text: str) -> str:
+    """What followed when the text's end occurred before: as much of the end as can be found, and the last time. The
+    longer it is, the surer the guess: up to twice as many tokens follow, "" where too little occurred before.
 
-    A token is a character, the one with its number: nothing finds a sequence faster than str.rfind. What overlaps with
-    its earlier occurrence is a loop, and the guess is that it goes on.
+    A token is a character, the one with its number, since nothing finds a sequence faster than str.rfind. Where the
+    text has come in a circle, the guess is that it goes on.
     """
-    for size in (GRAM, GRAM - 1):
-        found = text.rfind(text[-size:], 0, -1)
-        if found >= 0 and size < len(text):
-            after = text[found + size :]
-            return (after * (length // len(after) + 1))[:length]
-    return ""
+    size, end = SEEN[0] - 1, len(text) - 1
+    while size < SEEN[1] and (found := text.rfind(text[-size - 1 :], 0, end)) >= 0:
+        size += 1
+        end = found + size
+    if size < SEEN[0]:
+        return ""
+    after, length = text[end:], min(LONGEST, 2 * size)
+    return (after * (length // len(after) + 1))[:length]
 
 
 def shared(wishes: Sequence[int], room: int) -> list[int]:
