@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from alpaca.errors import NoRoom
+from alpaca.serving.draft import LONGEST
 from alpaca.serving.memory import zeros
 from alpaca.serving.slots import BLOCK, in_blocks
 
@@ -101,8 +102,8 @@ class KeyValueCache:
         self._written[-(-(start + kept) // BLOCK) : end // BLOCK] = False
 
     def end(self, start: int, length: int) -> None:
-        """An answer of `length` tokens gives its range back."""
-        self._written[start // BLOCK : -(-(start + length) // BLOCK)] = True
+        """An answer of `length` tokens gives its range back. Wrong guesses may have left something behind these."""
+        self._written[start // BLOCK : -(-(start + length + LONGEST) // BLOCK)] = True
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy `length` tokens to another place, which may overlap with where they are."""

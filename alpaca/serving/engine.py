@@ -1,7 +1,8 @@
 """The engine: requests go in, streams of chunks come out, and one thread owns the model.
 
-Every step computes one token for each answer that decodes and a chunk of the prompts that wait, in one forward pass.
-Answers join and leave between steps. What can be wrong with a request is found before, in alpaca/serving/admission.py.
+Every step computes one token for each answer that decodes, or several where they could be guessed, and a chunk of the
+prompts that wait, in one forward pass. Answers join and leave between steps. What can be wrong with a request is found
+before, in alpaca/serving/admission.py.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.description import Description, Rendered
+from alpaca.serving.draft import ROWS, ROWS_OF_FEW_BITS, check
 from alpaca.serving.graphs import open_graphs
 from alpaca.serving.lora import LoraStack, Place
 from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
-from alpaca.serving.sampling import choose
 from alpaca.serving.scheduler import CHUNK, Scheduler
 from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.slots import Moves, Slots
@@ -56,6 +57,10 @@ class Stats:
     steps: int
     replayed: int
     """Those of fixed shapes (alpaca/serving/graphs.py)."""
+    guessed: int
+    """Tokens that were guessed before they were chosen."""
+    right: int
+    """Guesses that were chosen then."""
     adapters: int
     """Adapters in memory."""
     pinned: int
@@ -78,13 +83,14 @@ class Engine:
         default: DefaultAdapter | None = None,
         eos_ids: tuple[int, ...],
         separate: bool = False,
+        drafts: bool = True,
         patience: float | None = None,
         graphs: bool | None = None,
         say: Callable[[str], None] = print,
     ) -> None:
         """`template` and `default` (an adapter) are for requests that name none. `separate`: what was computed for one
-        request is not used for another. `patience`: seconds that a request waits for its turn; None is for ever.
-        `graphs`: as for open_graphs."""
+        request is not used for another. `drafts`: next tokens are guessed. `patience`: seconds that a request waits for
+        its turn; None is for ever. `graphs`: as for open_graphs."""
         self._decoder = decoder
         self._cache = KeyValueCache(decoder.model.config, plan, decoder.dtype, decoder.device)
         self._graphs = open_graphs(decoder, self._cache, plan.places, graphs, say)
@@ -102,14 +108,15 @@ class Engine:
             separate=separate,
         )
         self._patience = patience
-        self._scheduler = Scheduler(CHUNK[decoder.device.type])
+        rows = ROWS_OF_FEW_BITS if decoder.bits else ROWS[decoder.device.type]
+        self._scheduler = Scheduler(CHUNK[decoder.device.type], rows if drafts else 0)
         self._inbox: SimpleQueue[Job | None] = SimpleQueue()
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._reader = AdapterReader(self._stack, self._wake, say)
         self._lock = threading.Lock()
         self._submitted = 0
-        self._steps = 0
+        self._steps = self._guessed = self._right = 0
         self._finished: Counter[FinishReason] = Counter()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
@@ -147,6 +154,8 @@ class Engine:
                 finished=dict(self._finished),
                 steps=self._steps,
                 replayed=self._graphs.replayed if self._graphs else 0,
+                guessed=self._guessed,
+                right=self._right,
                 adapters=len(self._stack),
                 pinned=self._stack.pinned,
                 loads=self._stack.loaded,
@@ -309,22 +318,26 @@ class Engine:
             self._fail_step(parts, error)
             return
         self._steps += 1
-        for answer, token in chosen:
-            answer.accept(token, len(chosen))
+        for answer, guessed, tokens in chosen:
+            self._guessed += guessed
+            self._right += len(tokens) - 1
+            answer.take(tokens, guessed, len(chosen))
             if answer.finish is not None:
                 self._finish(answer, answer.finish)
 
-    def _run(self, parts: Parts) -> list[tuple[Sequence, int]]:
-        """One forward pass: every answer whose tokens are all computed by now, with its next token."""
+    def _run(self, parts: Parts) -> list[tuple[Sequence, int, list[int]]]:
+        """One forward pass: every answer whose tokens are all computed by now, how many of its next ones were guessed,
+        and what these are: guesses that were right and one more."""
         ordered, logits = parts, self._graphs.forward(parts) if self._graphs else None
         if logits is None:
             step, ordered = build_step(parts, self._decoder)
             logits = self._decoder.forward(step, self._cache)
+        drafts = [answer.guess(count - answer.remaining) for answer, count in ordered if count >= answer.remaining]
         for answer, count in ordered:
-            answer.advance(count)
+            answer.advance(min(count, answer.remaining))
         ready = [answer for answer, _ in ordered if not answer.remaining]
-        tokens = choose(logits, [answer.sampler for answer in ready]) if ready else []
-        return list(zip(ready, tokens, strict=True))
+        tokens = check(logits, [answer.sampler for answer in ready], drafts)
+        return list(zip(ready, map(len, drafts), tokens, strict=True))
 
     # --- how answers end ---
     def _finish(self, answer: Sequence, reason: FinishReason) -> None:

@@ -43,6 +43,8 @@ class EngineLimits:
     graphs: bool | None = None
     """Whether decoding steps have fixed shapes and are replayed from graphs: None where the base is on a GPU, False
     nowhere (GRAPHS=0), True also on a CPU, one operation at a time."""
+    drafts: bool = True
+    """Next tokens are guessed, and several checked in one step (DRAFTS)."""
 
     @classmethod
     def from_environment(cls, project: Path) -> EngineLimits:
@@ -57,6 +59,7 @@ class EngineLimits:
             roots=tuple(Path(folder) for folder in folders.split(os.pathsep) if folder),
             separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
             graphs=False if _number("GRAPHS", 0, 1) == 0 else None,
+            drafts=_number("DRAFTS", 0, 1) != 0,
         )
 
 

@@ -78,6 +78,7 @@ def open_engine(
         default=default,
         eos_ids=end_ids(base.model, base.tokenizer),
         separate=limits.separate,
+        drafts=limits.drafts,
         patience=limits.patience,
         graphs=limits.graphs,
         say=say,

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 
 from alpaca.serving.adapters import Adapter
+from alpaca.serving.draft import Drafter
 from alpaca.serving.lora import Place
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler
@@ -78,6 +79,10 @@ class Sequence:
     rows: int = 0
     """Sum over its decoding steps of the answers that decoded together."""
     finish: FinishReason | None = None
+    drafter: Drafter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.drafter = Drafter(self.tokens)
 
     @property
     def remaining(self) -> int:
@@ -105,18 +110,41 @@ class Sequence:
         self.slot, self.computed, self.reused = grant.slot, grant.reused, grant.reused
         self.started = time.perf_counter()
 
+    def guess(self, longest: int) -> list[int]:
+        """Up to `longest` tokens that may come next, none of them beyond max_tokens, or beyond the slot's room."""
+        return self.drafter.guess(min(longest, self.job.max_tokens - self.said - 1))
+
+    def upcoming(self, count: int) -> list[int]:
+        """The next `count` tokens to compute: those that are known, then guesses."""
+        known = self.tokens[self.computed : self.computed + count]
+        return known + self.guess(count - len(known))
+
     def advance(self, count: int) -> None:
         """The keys and values of `count` more tokens are in the cache."""
         assert self.slot is not None
         self.slot.tokens += self.tokens[self.computed : self.computed + count]
         self.computed += count
 
-    def accept(self, token: int, batch: int) -> None:
-        """Take the next token, stream its text, and note how the answer ends, if it does."""
+    def take(self, tokens: list[int], guessed: int, batch: int) -> None:
+        """Go on with what a step gave, its right guesses and one token more, as if each had come by itself.
+
+        `guessed`: how many the step checked; `batch`: how many answers it gave tokens to.
+        """
         if self.first_token is None:
             self.first_token = time.perf_counter()
         self.steps += 1
         self.rows += batch
+        for token in tokens:
+            self._accept(token)
+            if self.finish is not None:
+                break
+        new = self.tokens[self.computed :]
+        right = min(len(new), len(tokens) - 1)
+        self.advance(right)
+        self.drafter.learn(new, guessed, right)
+
+    def _accept(self, token: int) -> None:
+        """Take the next token, stream its text, and note how the answer ends, if it does."""
         if token in self.eos_ids:
             self.finish = FinishReason.STOP
             return

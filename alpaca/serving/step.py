@@ -16,7 +16,8 @@ Parts = list[tuple[Sequence, int]]
 
 
 def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
-    """The step's tensors, and `parts` in the order of their rows: decoding ones by slot, then chunks of prompts."""
+    """The step's tensors, and `parts` in the order of their rows: those of one row by slot, then the others, which are
+    chunks of prompts and tokens with guesses behind them."""
     ordered = sorted(parts, key=lambda part: (part[1] > 1, part[0].slot.start if part[0].slot else 0))
     tokens: list[int] = []
     positions: list[int] = []
@@ -25,15 +26,14 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     for answer, count in ordered:
         assert answer.slot is not None
         end = answer.computed + count
-        tokens += answer.tokens[answer.computed : end]
+        tokens += answer.upcoming(count)
         positions += range(answer.computed, end)
         where += range(answer.slot.start + answer.computed, answer.slot.start + end)
-        if end == len(answer.tokens):
-            wanted.append(len(tokens) - 1)
+        wanted += range(len(tokens) - _asked(answer, count), len(tokens))
     padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS else 0
     device = decoder.device
     users: list[User] = [(answer.places, count) for answer, count in ordered]
-    asked: list[User] = [(answer.places, 1) for answer, count in ordered if count == answer.remaining]
+    asked: list[User] = [(answer.places, rows) for answer, count in ordered if (rows := _asked(answer, count))]
     numbers = (tokens + [0] * padding, positions + [0] * padding, where, wanted)
     together = send(torch.tensor([number for part in numbers for number in part], dtype=torch.long), device)
     sent = together.split([len(part) for part in numbers])
@@ -47,6 +47,11 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
         head_mix=mix(asked, {1}, decoder.dtype, device) if decoder.head_projection else None,
     )
     return step, ordered
+
+
+def _asked(answer: Sequence, count: int) -> int:
+    """Behind how many of an answer's rows a token is asked for: the last known one and the guesses, if it has these."""
+    return max(0, count - answer.remaining + 1)
 
 
 def _attention(ordered: Parts, decoder: Decoder) -> list[Attended]:

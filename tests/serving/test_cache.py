@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from alpaca.errors import BadSetting, NoRoom
 from alpaca.serving.cache import PLACES, SHARE, CachePlan, KeyValueCache, plan_cache
 from alpaca.serving.decoder import Decoder
+from alpaca.serving.draft import LONGEST
 from alpaca.serving.limits import COLUMNS, EngineLimits, bytes_per_column, plan_columns
 from alpaca.serving.loading import load_base, open_engine
 
@@ -149,6 +150,18 @@ def test_an_answer_that_moved_leaves_nothing_to_who_comes_after() -> None:
     assert not_zero(cache) == []
 
 
+def test_what_wrong_guesses_left_behind_an_answer_is_gone_before_the_next() -> None:
+    cache = cache_of(512)
+    fill(cache, 64, 120 + LONGEST)
+    cache.end(64, 120)
+    cache.begin(0, 512, kept=0)
+    assert not_zero(cache) == []
+    fill(cache, 256, 120 + LONGEST)
+    cache.move(256, 0, 120, 128)
+    cache.begin(128, 384, kept=0)
+    assert not_zero(cache) == [*range(120)]
+
+
 # --- room for adapters --------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_column_takes_what_the_decoder_sets_aside_for_it(dtype: torch.dtype) -> None:
@@ -176,7 +189,7 @@ def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
 # --- what the operator sets ---------------------------------------------------------------------------------------
 NAMES = (
     "MAX_CONCURRENCY", "QUEUE_SECONDS", "MAX_CONTEXT", "MAX_LORA_COLUMNS", "ADAPTER_FOLDERS", "SEPARATE_REQUESTS",
-    "GRAPHS",
+    "GRAPHS", "DRAFTS",
 )  # fmt: skip
 
 
@@ -196,10 +209,10 @@ def test_without_settings_the_defaults_hold(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1", "0"), strict=True):
+    for name, value in zip(NAMES, ("3", "9", "2048", " 64 ", "/a:/b c:", "1", "0", "0"), strict=True):
         monkeypatch.setenv(name, value)
     assert EngineLimits.from_environment(Path("/mine")) == EngineLimits(
-        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True, False
+        3, 9, 2048, 64, (Path("/a"), Path("/b c")), True, False, False
     )
 
 
@@ -211,6 +224,7 @@ def test_settings_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
         ("MAX_LORA_COLUMNS", "15"), ("MAX_LORA_COLUMNS", "65537"), ("MAX_LORA_COLUMNS", "²"),
         ("QUEUE_SECONDS", "0"), ("QUEUE_SECONDS", "86401"), ("SEPARATE_REQUESTS", "2"), ("SEPARATE_REQUESTS", "yes"),
         ("GRAPHS", "2"), ("GRAPHS", "off"),
+        ("DRAFTS", "2"), ("DRAFTS", "no"),
     ],
 )  # fmt: skip
 def test_a_setting_that_is_no_number_in_range_is_named(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

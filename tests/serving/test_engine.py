@@ -620,7 +620,7 @@ def crowded(opened: Open) -> tuple[Engine, list[Stream], Stream, list[tuple[int,
     def play(step: Any, cache: Any) -> Any:
         ready.wait(60)
         steps[0] += len(engine._running) == 5
-        if steps[0] == 9:
+        if steps[0] == 4:
             streams[0].close()
             streams[2].close()
             later.append(submit(engine, "grass", max_tokens=100, **plain))

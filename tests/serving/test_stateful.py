@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import load_base, open_engine
+from alpaca.serving.slots import BLOCK
 from alpaca.serving.stream import Chunk, Stream
 from tests.conftest import make_base
 from tests.serving.oracle import Oracle
@@ -40,7 +42,7 @@ class World:
         self.roots = make_adapters(base, folder / "adapters", EVERY_KIND)
         self.loaded = load_base(str(base), "fp32", say=lambda line: None)
         self._oracle = Oracle(base, self.roots)
-        limits = EngineLimits(concurrency=1, context=512, roots=(self.roots,))
+        limits = EngineLimits(concurrency=1, context=512, roots=(self.roots,), drafts=False)
         alone = load_base(str(base), "fp32", say=lambda line: None)
         self._alone = open_engine(alone, limits=limits, say=lambda line: None)
 
@@ -60,7 +62,7 @@ class World:
 
     @functools.cache  # noqa: B019
     def drawn(self, prompt: str, adapter: str, scale: float, max_tokens: int, n: int) -> tuple[str, ...]:
-        """By an engine that has nothing else to do."""
+        """By an engine that has nothing else to do and guesses nothing."""
         request = inputs(prompt, adapter, scale, max_tokens, n, 1.0)
         texts = [""] * n
         for chunk in self._alone.submit(request):
@@ -219,6 +221,14 @@ class Clients(RuleBasedStateMachine):
         assert self.engine.alive
         assert sum(self.engine.stats().finished.values()) == self.answers
         assert self.faults or not any(client.failed for client in self.all)
+        self.check_what_is_left()
+
+    def check_what_is_left(self) -> None:
+        """The cache knows of every block in which answers or wrong guesses left something."""
+        cache = self.engine._cache
+        left = [memory.any(-1).any(0) for memory in (*cache.keys, *cache.values)]
+        blocks = {place // BLOCK for place in functools.reduce(operator.or_, left).nonzero()[:, 0].tolist()}
+        assert blocks <= set(cache._written.nonzero()[0].tolist())
 
     def all_is_free(self) -> bool:
         stats, reading = self.engine.stats(), self.engine._reader
