@@ -16,8 +16,9 @@ from torch import Tensor
 
 from alpaca.serving.sampling import Sampler, choose
 
-ROWS = {"cpu": 16, "cuda": 64}
-"""Rows up to which guesses fill a step; beyond, a row costs an answer about as much as its own next step would."""
+ROWS = {"cpu": 16, "cuda": 0}
+"""Rows up to which guesses fill a step; beyond, a row costs an answer about as much as its own next step would. On a
+GPU there are none: a step with guesses has no fixed shape (alpaca/serving/graphs.py)."""
 ROWS_OF_FEW_BITS = 8
 """The same where weights are quantised on a CPU: their products are for few rows (alpaca/serving/quantized.py)."""
 LONGEST = 15

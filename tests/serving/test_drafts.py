@@ -159,7 +159,7 @@ def sequence(tokens: list[int], computed: int = 0, max_tokens: int = 10) -> Any:
 # --- the check ----------------------------------------------------------------------------------------------------
 def sampler(seed: int = 0, **inputs: Any) -> Sampler:
     request = GenerationRequest(Example.single("hay"), **{"temperature": 1.0, "top_p": 1.0, **inputs})
-    return Sampler(request, [3, 4], seed=seed, eos_ids=[2], vocabulary=8)
+    return Sampler(request, [3, 4], seed=seed, eos_ids=[2])
 
 
 SETTINGS: list[dict[str, Any]] = [

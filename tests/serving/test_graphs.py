@@ -236,7 +236,7 @@ def roots(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(tiny_base: Path, roots: Path) -> Iterator[Engine]:
-    limits = EngineLimits(concurrency=8, columns=COLUMNS, roots=(roots,), graphs=True)
+    limits = EngineLimits(concurrency=8, columns=COLUMNS, roots=(roots,), graphs=True, drafts=False)
     opened = open_engine(load_base(str(tiny_base), "fp32", say=lambda line: None), limits=limits, say=lambda line: None)
     yield opened
     opened.close()
