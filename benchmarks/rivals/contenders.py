@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from ctypes.util import find_library
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from alpaca.base.precision import SERVED
@@ -27,8 +28,6 @@ from benchmarks.rivals.worker import Worker
 PAIRS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 """Our precisions and llama.cpp's of about the same bytes a weight."""
 MADE = ("BF16", "Q8_0")  # by our export; Q4_1 is the file that the base came as
-WAITING = {"sleeping threads": {"OMP_WAIT_POLICY": "passive"}}
-"""Threads that wait for each other sleep, instead of spinning: better only where the processors are busy."""
 TRIES, PAUSE = (
     2,
     0.3,
@@ -67,19 +66,29 @@ def assemble(
     """
     company = Company([ours(stack, base, precision, folder) for precision in PAIRS if precision in SERVED], [])
     plain, mixed = [ask_of(1, 0), ask_of(8, 0)], [ask_of(1, 1), ask_of(8, 3)]
-    join(company, stack, "vLLM, adapters", vllm_workers(base, 3), mixed)
-    join(company, stack, "vLLM", vllm_workers(base, 0), plain)
+    join(company, stack, "vLLM, adapters", vllm_settings(base, 3), mixed)
+    join(company, stack, "vLLM", vllm_settings(base, 0), plain)
     for path in ggufs or gguf_files(base, folder):
         if kind := gguf_kind(path):
-            join(company, stack, f"llama.cpp {kind}", llama_workers(path), plain)
+            join(company, stack, f"llama.cpp {kind}", llama_settings(path), plain)
     return company
 
 
-def join(company: Company, stack: ExitStack, name: str, workers: dict[str, Worker], trial: Sequence[Question]) -> None:
-    """Of one rival under several settings, the one that answers `trial` in the least time takes part."""
-    for worker in workers.values():
+def join(
+    company: Company, stack: ExitStack, name: str, openers: dict[str, Callable[[], Worker]], trial: Sequence[Question]
+) -> None:
+    """Of one rival under several settings, the one that answers `trial` in the least time takes part.
+
+    They are opened one after another: two that load at once on the same cores, their threads spinning, take many times
+    as long.
+    """
+    workers, versions = {}, {}
+    for setting, opener in openers.items():
+        started = time.perf_counter()
+        workers[setting] = worker = opener()
         stack.callback(worker.close)
-    versions = {setting: worker.ready()["version"] for setting, worker in workers.items()}
+        versions[setting] = worker.ready()["version"]
+        say(f"{name}, {setting}: ready after {time.perf_counter() - started:.0f} s")
     seconds = dict.fromkeys(workers, float("inf"))
     for _ in range(TRIES):
         for setting, worker in workers.items():
@@ -97,8 +106,8 @@ def join(company: Company, stack: ExitStack, name: str, workers: dict[str, Worke
         company.versions.append(versions[best])
 
 
-def vllm_workers(base: Path, adapters: int) -> dict[str, Worker]:
-    """vLLM with room for `adapters`, or without LoRA at all: then it compiles the model.
+def vllm_settings(base: Path, adapters: int) -> dict[str, Callable[[], Worker]]:
+    """How vLLM is opened, with room for `adapters`, or without LoRA at all: then it compiles the model.
 
     It preloads torch's own libgomp; its documentation advises Intel's OpenMP, which it depends on, and tcmalloc, which
     is taken where the system has it.
@@ -115,19 +124,19 @@ def vllm_workers(base: Path, adapters: int) -> dict[str, Worker]:
         "VLLM_CACHE_ROOT": str(cache),
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
     }
-    more = {"libgomp": {}, **WAITING, **({"libiomp5": {"LD_PRELOAD": ":".join(preloads)}} if preloads else {})}
-    command_line = command("vllm", "vllm_worker", settings)
-    return {name: Worker(f"vLLM, {name}", command_line, **fixed, **variables) for name, variables in more.items()}
+    tried = {"libgomp": {}, **({"libiomp5": {"LD_PRELOAD": ":".join(preloads)}} if preloads else {})}
+    line = command("vllm", "vllm_worker", settings)
+    return {name: partial(Worker, f"vLLM, {name}", line, **fixed, **more) for name, more in tried.items()}
 
 
-def llama_workers(model: Path) -> dict[str, Worker]:
-    """llama.cpp with and without flash attention, its threads waiting as OpenMP has them by default, or asleep."""
-    workers = {}
-    for attention, flash in (("flash attention", "1"), ("plain attention", "0")):
-        command_line = command("llama", "llama_worker", {"model": str(model.resolve()), "flash": flash})
-        for waiting, more in {"spinning threads": {}, **WAITING}.items():
-            workers[f"{attention}, {waiting}"] = Worker(f"llama.cpp, {model.name}, {attention}", command_line, **more)
-    return workers
+def llama_settings(model: Path) -> dict[str, Callable[[], Worker]]:
+    """How llama.cpp is opened."""
+    settings = {"model": str(model.resolve())}
+    lines = {
+        "flash attention": command("llama", "llama_worker", settings | {"flash": "1"}),
+        "plain attention": command("llama", "llama_worker", settings | {"flash": "0"}),
+    }
+    return {name: partial(Worker, f"llama.cpp, {model.name}, {name}", line) for name, line in lines.items()}
 
 
 def ours(stack: ExitStack, base: Path, precision: str, roots: Path) -> Contender:

@@ -81,7 +81,8 @@ def test_of_several_settings_the_fastest_takes_part_and_the_others_end() -> None
     company = contenders.Company([], [])
     with ExitStack() as stack:
         workers = {"slow": start("0.5"), "fast": start("0")}
-        contenders.join(company, stack, "shouter", workers, [question("a")])
+        openers = {"slow": lambda: workers["slow"], "fast": lambda: workers["fast"]}
+        contenders.join(company, stack, "shouter", openers, [question("a")])
         assert company.settings == {"shouter": "fast"} and company.versions == ["shouter 0"]
         assert company.contenders[0].pid == workers["fast"].pid
         assert company.contenders[0].ask(question("a"))["texts"] == ["A"]
