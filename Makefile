@@ -33,7 +33,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real test-container test-gpu test-page soak soak-gateway lint format serve chat \
+.PHONY: help demo test test-unit test-real test-long test-container test-gpu test-page soak soak-gateway lint format serve chat \
         predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
 
 help: ## list the targets
@@ -163,14 +163,17 @@ PYTEST = HF_HUB_OFFLINE=1 $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(P
          $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
 test: $(SITE_DEV) | $(BASE)/config.json ## run every test: the quick ones, then the real base and the server
-	$(PYTEST) -m "not real and not server and not container and not gpu and not page"
-	$(PYTEST) -m "(real or server) and not container"
+	$(PYTEST) -m "not real and not server and not container and not gpu and not page and not long"
+	$(PYTEST) -m "(real or server) and not container and not long"
 
 test-unit: $(SITE_DEV) ## only the quick tests
-	$(PYTEST) -m "not real and not server and not container and not gpu and not page"
+	$(PYTEST) -m "not real and not server and not container and not gpu and not page and not long"
 
 test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
-	$(PYTEST) -m "(real or server) and not container"
+	$(PYTEST) -m "(real or server) and not container and not long"
+
+test-long: $(SITE_DEV) | $(BASE)/config.json ## the tests that take longer: damaged files, soaks, servers one after another
+	$(PYTEST) -m "long and not container and not gpu"
 
 # It starts a Docker engine of its own where none runs, which takes root and Debian; CONTAINER=--if-available lets it
 # pass where that can't be.

@@ -54,10 +54,11 @@ def forms(weights: list[Tensor], rows: int) -> dict[str, Callable[[int], object]
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 128])
+    parser.add_argument("--copies", type=int, default=COPIES, help="of each layer's matrix (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="default: %(default)s")
     options = parser.parse_args()
     for name, shape in SHAPES.items():
-        copies = COPIES if shape[0] < 10_000 else 1
+        copies = options.copies if shape[0] < 10_000 else 1
         weights = [torch.randn(shape).bfloat16() for _ in range(copies)]
         for rows in options.rows:
             found: dict[str, list[float]] = {}

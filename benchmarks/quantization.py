@@ -61,7 +61,7 @@ def loss(model: Any, rows: list[Any]) -> float:
     return total / count
 
 
-def passed(base: LoadedBase, tokens: int = 48) -> tuple[int, int]:
+def passed(base: LoadedBase, tokens: int) -> tuple[int, int]:
     """Probes that the greedy answers of the engine pass, and how many there are."""
     engine = open_engine(base, say=lambda line: None)
     probes = read_probes(DATA / "probes.jsonl")
@@ -86,6 +86,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base_model", help="default: $BASE_MODEL, else the only base in weights/")
     parser.add_argument("--adapter", type=Path, help="merged into the base before it is quantised")
+    parser.add_argument("--tokens", type=int, default=48, help="of an answer to a probe (default: %(default)s)")
     parser.add_argument("--rows", type=int, default=100, help="of each set (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
@@ -106,7 +107,7 @@ def main() -> None:
             losses = {name: loss(rounded(model, bits) if bits else model, rows) for name, rows in sets.items()}
             first = first or losses
             held = LoadedBase(base, load_model(base, "bf16" if bits else precision), tokenizer, bits)
-            well, of = passed(held)
+            well, of = passed(held, options.tokens)
             cells = " ".join(f"{losses[name]:12.4f} {losses[name] - first[name]:+7.4f}" for name in sets)
             print(f"{precision:6} {cells} {well:4}/{of}", flush=True)
 

@@ -36,6 +36,7 @@ from tests.convert.conftest import sentencepiece_file, tiktoken_file  # noqa: F4
 from tests.convert.meta_model import LLAMA_1, random_weights, write_checkpoint
 from tests.convert.test_gguf import Q, Writer, add_byte_level_tokenizer, tiny_model
 
+pytestmark = pytest.mark.long
 MADE_BEFORE = ROOT / "tests" / "made_before"
 ROWS = [{"instruction": f"Name field {n}", "input": "", "output": f"It is number {n}, Größe 羊驼."} for n in range(8)]
 ODD = [

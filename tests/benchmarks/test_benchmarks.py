@@ -68,6 +68,7 @@ def test_each_contender_trains_the_same_steps_replay_included(
 
 
 # --- the gateway ---------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_the_gateway_is_measured_against_the_server_behind_it(tiny_base: Path) -> None:
     said = run("gateway.py", "--base_model", tiny_base, "--rounds", 1, "--people", 2, "--tokens", 4, "--crowd", 2)
     assert re.search(r"added within a round, median: -?[\d.]+ ms", said)
@@ -99,7 +100,25 @@ def test_the_time_to_ready_is_measured_on_cogs_server(tiny_base: Path) -> None:
     assert serve.ready_seconds(tiny_base) > 0
 
 
+def test_products_are_measured_in_every_form() -> None:
+    said = run("products.py", "--rows", 1, "--rounds", 1, "--copies", 1).splitlines()
+    assert len(said) == 5 and all(re.search(r"linear .*engine .*fp32 .*int8 .*int4", line) for line in said)
+
+
+@pytest.mark.long
+def test_what_few_bits_cost_is_told_for_each_precision(tiny_base: Path) -> None:
+    said = run("quantization.py", "--base_model", tiny_base, "--rows", 2, "--tokens", 1).splitlines()
+    assert [line.split()[0] for line in said[1:]] == ["bf16", "int8", "int4", "nf4"]
+
+
+@pytest.mark.long
+def test_guesses_are_measured_against_none(long_base: Path) -> None:
+    said = run("drafts.py", "--base_model", long_base, "--rounds", 1, "--tokens", 4).splitlines()
+    assert len(said) == 9 and all(float(line.split()[-3]) > 0 for line in said[2:])
+
+
 # --- on a GPU; here the same on a CPU, with tiny bases -----------------------------------------------------------
+@pytest.mark.long
 def test_the_report_on_a_device_has_a_table_and_the_same_in_json(tmp_path: Path) -> None:
     said = run("gpu.py", "--quick", "--output_dir", tmp_path / "results")
     table = (tmp_path / "results" / "gpu.md").read_text(encoding="utf-8")
@@ -117,12 +136,14 @@ def test_the_report_on_a_device_has_a_table_and_the_same_in_json(tmp_path: Path)
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_does_not_fit_into_the_time_is_named(tmp_path: Path) -> None:
     run("gpu.py", "--quick", "--minutes", 0, "--output_dir", tmp_path)
     notes = [row["note"] for row in json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))["rows"]]
     assert notes[-3:] == ["skipped: no time left"] + ["skipped: the base is not there"] * 2
 
 
+@pytest.mark.long
 def test_a_section_that_fails_costs_only_its_own_rows(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "config.json").write_text("{}", encoding="utf-8")

@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from tests.gateway.running import RunningGateway
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

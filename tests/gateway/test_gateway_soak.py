@@ -19,7 +19,7 @@ import pytest
 from alpaca.cogserver.server import Server
 from tests.gateway.running import RunningGateway, text_of
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 SECONDS = float(os.environ.get("GATEWAY_SOAK_SECONDS", "8"))
 ADDRESSES, EACH = 8, 8
 TOKENS = 16

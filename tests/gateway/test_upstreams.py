@@ -17,7 +17,7 @@ import pytest
 
 from tests.gateway.running import CogProcess, RunningGateway, error_of, other_model, text_of
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 Pair = tuple[RunningGateway, CogProcess, CogProcess]
 
 

@@ -23,7 +23,7 @@ from tests.prompts.chat_templates import SHAPES, Shape
 from tests.server.over_http import Start, post
 from tests.training.runs import command, environment, write_rows
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.long]
 GREEDY = {"temperature": 0, "max_tokens": 24}
 SAID = ("h", "a", "y")
 Messages = list[dict[str, str]]

@@ -12,7 +12,7 @@ from alpaca.adapter.card import read_card
 from tests.conftest import ROOT
 from tests.training.runs import command
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.long]
 
 
 @pytest.mark.parametrize(
