@@ -159,7 +159,7 @@ class GgufOrigin:
 
         divisors = np.array(self._by_name[_ROPE_FACTORS].data, dtype=np.float64).reshape(-1)
         rope = scaled_rope(theta, round(float(divisors.max()), 3))
-        expected = _llama3_divisors(rope, self._head_dim)
+        expected = llama3_divisors(rope, self._head_dim)
         if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
             raise ConversionError(
                 f"{self._meta.path.name}: {_ROPE_FACTORS} scales rotary frequencies in a way that is not Llama 3.1's"
@@ -244,7 +244,7 @@ def _refuse_unknown_quantizations(path: Path, tensors: list[Any]) -> None:
             ) from None
 
 
-def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> Any:
+def llama3_divisors(rope: dict[str, Any], head_dim: int) -> Any:
     """What Llama 3.1's scaling divides each of the head_dim / 2 frequencies by, as published with that model."""
     import numpy as np
 
