@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from alpaca.errors import ExportRefused
 from alpaca.export.gguf_tensors import Names, Stored, architecture, as_stored, stored_as
 from alpaca.export.gguf_vocabulary import Vocabulary
+from alpaca.export.rope import rope_settings
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def _describe(out: GGUFWriter, model: GgufModel, wanted: str) -> None:
     out.add_key_length(head_dim)
     out.add_value_length(head_dim)
     out.add_rope_dimension_count(head_dim)
-    out.add_rope_freq_base(_rope(config)["rope_theta"])
+    out.add_rope_freq_base(rope_settings(config)["rope_theta"])
     out.add_layer_norm_rms_eps(config["rms_norm_eps"])
     out.add_vocab_size(config["vocab_size"])
     out.add_file_type(LlamaFileType.ALL_F32 if wanted == "F32" else LlamaFileType[f"MOSTLY_{wanted}"])
@@ -98,24 +98,13 @@ def _describe(out: GGUFWriter, model: GgufModel, wanted: str) -> None:
         out.add_chat_template(model.chat_template)
 
 
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings in today's spelling, whichever the config has. Raises ExportRefused for a scaling that has no
-    place in the file."""
-    rope = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in ("default", "llama3"):
-        raise ExportRefused(f"the base scales its rotary frequencies by {kind!r}; plain and Llama 3.1's are written")
-    theta = rope.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta")
-    return rope | {"rope_type": kind, "rope_theta": float(theta or config.get("rope_theta") or 10_000.0)}
-
-
 def _rope_factors(config: dict[str, Any]) -> Any:
     """Llama 3.1's scaling as the file stores it, one divisor for each frequency; None where there is none."""
     import numpy as np
 
     from alpaca.convert.gguf_model import llama3_divisors
 
-    rope = _rope(config)
+    rope = rope_settings(config)
     if rope["rope_type"] == "default":
         return None
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
