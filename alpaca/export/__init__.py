@@ -1,1 +1,1 @@
-"""What leaves the house: a merged model, GGUF, Meta's format, a folder for vLLM; each asked, and found to answer as here."""
+"""What leaves the house: merged models, GGUF, Meta's format, a folder for vLLM; each found to answer as it did here."""

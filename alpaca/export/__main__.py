@@ -1,11 +1,11 @@
 """`python -m alpaca.export`: take a model anywhere, and prove that it arrived.
 
-    python -m alpaca.export merged --adapter lora-alpaca --output_dir out/merged
-    python -m alpaca.export gguf --adapter lora-alpaca --outtype Q8_0 --output_dir out/gguf
-    python -m alpaca.export gguf-lora --adapter lora-alpaca --output_dir out/gguf-lora
-    python -m alpaca.export meta --adapter lora-alpaca --output_dir out/meta
-    python -m alpaca.export vllm --adapter lora-a lora-b --output_dir out/vllm
-    python -m alpaca.export check out/gguf
+python -m alpaca.export merged --adapter lora-alpaca --output_dir out/merged
+python -m alpaca.export gguf --adapter lora-alpaca --outtype Q8_0 --output_dir out/gguf
+python -m alpaca.export gguf-lora --adapter lora-alpaca --output_dir out/gguf-lora
+python -m alpaca.export meta --adapter lora-alpaca --output_dir out/meta
+python -m alpaca.export vllm --adapter lora-a lora-b --output_dir out/vllm
+python -m alpaca.export check out/gguf
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _add_options(out: argparse.ArgumentParser, what: str) -> None:
         out.add_argument("--outtype", default="F32", type=str.upper, metavar="TYPE", help="F32 or F16 (default: F32)")
     if what == "vllm":
         out.add_argument("--serve_base", default="", metavar="BASE",
-                         help="what vLLM is started with, a path or hub id (default: the base's folder here)")  # fmt: skip
+                         help="what vLLM is started with, a path or hub id (default: the base's folder)")  # fmt: skip
         out.add_argument("--tensor-parallel-size", "--tensor_parallel_size", dest="gpus", type=int, default=1,
                          help="GPUs that share the base (default: 1)")  # fmt: skip
     out.add_argument("--push_to", metavar="OWNER/NAME", help="upload it to the hub once it was checked")

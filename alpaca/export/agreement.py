@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from alpaca.export.here import FAULTS
-from alpaca.export.proof import Answered, Proof
+from alpaca.export.proof import Answered, Proof, plain
 from alpaca.words import shown
 
 END = -1
@@ -15,14 +15,23 @@ END = -1
 
 
 @dataclass(frozen=True)
+class Said:
+    """A token as a server lists it: its text, its id where it is told, its log-probability."""
+
+    piece: str
+    token: int | None
+    logprob: float
+
+
+@dataclass(frozen=True)
 class Reply:
-    """What a tool answered: ids, or without them the tokens' texts; log-probabilities where it gives any."""
+    """What a tool answered. `tokens`: all its ids, where it tells all of them. `said`: tokens with log-probabilities,
+    of which some may be missing: llama.cpp lists none that ends within a character."""
 
     text: str
     ended: bool
     tokens: list[int] | None = None
-    pieces: list[str] | None = None
-    logprobs: list[float] | None = None
+    said: tuple[Said, ...] = ()
 
 
 class Tool(Protocol):
@@ -62,10 +71,16 @@ TOLERANCES = {
 }
 
 
-def tolerance_of(precision: str) -> Tolerance:
+SERVED = Tolerance(share=0.99, logprob=0.02, tie=0.05, loss=0.002)
+"""Of weights in fp32 in a server, whose keys and values have 16 bits."""
+
+
+def tolerance_of(precision: str, *, served: bool = False) -> Tolerance:
     """The tolerance for how weights are stored: fp32, bf16, fp16, or a type of GGUF's."""
-    plain = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}.get(precision, precision)
-    return TOLERANCES[plain if plain in TOLERANCES else plain[:2]]
+    name = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}.get(precision, precision)
+    if served and name == "fp32":
+        return SERVED
+    return TOLERANCES[name if name in TOLERANCES else name[:2]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +93,8 @@ class Agreement:
     """Tokens, each answer up to its first difference."""
     equal: int
     ties: int
-    """Answers that part from here where two tokens were nearly as likely; not counted against it."""
+    """Answers that part from here where two tokens were nearly as likely, or end there at a control token that ends
+    nothing here; not counted against it."""
     forks: int
     """Answers that part otherwise."""
     logprob_mean: float | None
@@ -119,7 +135,7 @@ class _Compared:
 
 def check(proof: Proof, tool: Tool, loss_there: float | None = None) -> Agreement:
     """Ask the proof's questions of `tool`, by their messages, and judge. `loss_there`: of the proof's references."""
-    limit = tolerance_of(proof.precision)
+    limit = tolerance_of(proof.precision, served=loss_there is None)
     replies = tool.chat(proof.answers)
     found = [_compare(proof, ours, reply, limit) for ours, reply in zip(proof.answers, replies, strict=True)]
     fault = _fault(proof, replies, found, limit, loss_there)
@@ -155,24 +171,46 @@ def _ids(tokens: Sequence[int], ends: Sequence[int], ended: bool) -> list[int]:
 
 
 def _compare(proof: Proof, ours: Answered, reply: Reply, limit: Tolerance) -> _Compared:
-    here: list[Any]
-    there: list[Any]
+    here = _ids(ours.tokens, proof.ends, ours.ended)
     if reply.tokens is not None:
-        here, there = _ids(ours.tokens, proof.ends, ours.ended), _ids(reply.tokens, proof.ends, reply.ended)
+        there = _ids(reply.tokens, proof.ends, reply.ended)
+        equal = next(
+            (n for n, (a, b) in enumerate(zip(here, there, strict=False)) if a != b), min(len(here), len(there))
+        )
     else:
-        texts = [piece for piece, token in zip(ours.pieces, ours.tokens, strict=True) if token not in proof.ends]
-        here = [*texts, END] if ours.ended else texts
-        there = [*(reply.pieces or []), END] if reply.ended else list(reply.pieces or [])
-    length = min(len(here), len(there))
-    fork = next((n for n in range(length) if here[n] != there[n]), None)
-    if fork is None and len(here) > len(there):  # it stopped early
-        fork = len(there)
-    equal = length if fork is None else fork
-    tie = fork is not None and fork < len(ours.margins) and ours.margins[fork] < limit.tie
-    differences = [
-        abs(a - b) for a, b in zip(ours.logprobs[:equal], (reply.logprobs or [])[:equal], strict=False)
-    ]  # fmt: skip
-    return _Compared(equal, equal if fork is None or tie else equal + 1, fork, tie, differences)
+        equal = _equal_by_text(ours, reply, here)
+    fork = equal if equal < len(here) else None
+    tie = fork is not None and (ours.margins[fork] < limit.tie or (reply.ended and ours.tokens[fork] in proof.control))
+    return _Compared(equal, equal if fork is None or tie else equal + 1, fork, tie, _differences(ours, reply, equal))
+
+
+def _equal_by_text(ours: Answered, reply: Reply, here: list[int]) -> int:
+    """How many of our tokens, the end among them, the text of a reply begins with."""
+    mine, theirs = plain(ours.text), plain(reply.text)
+    pairs = zip(mine, theirs, strict=False)
+    common = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(mine), len(theirs)))
+    whole = mine == theirs
+    texts = sum(token != END for token in here)
+    equal = texts if whole else sum(reach <= common for reach in ours.reach[:texts])
+    return equal + 1 if whole and ours.ended and reply.ended else equal
+
+
+def _differences(ours: Answered, reply: Reply, equal: int) -> list[float]:
+    """Of log-probabilities, over the equal tokens that the reply lists."""
+    found = []
+    place = 0
+    for said in reply.said:
+        while place < equal and not _is_same(ours, place, said):
+            place += 1
+        if place >= equal:
+            break
+        found.append(abs(ours.logprobs[place] - said.logprob))
+        place += 1
+    return found
+
+
+def _is_same(ours: Answered, place: int, said: Said) -> bool:
+    return said.token == ours.tokens[place] if said.token is not None else said.piece == ours.pieces[place]
 
 
 def _fault(
@@ -240,8 +278,9 @@ def _distance(replies: Sequence[Reply], firsts: Sequence[tuple[int, float]]) -> 
     """Mean difference of the first tokens' log-probabilities; another token counts as 1."""
     total = 0.0
     for reply, (token, logprob) in zip(replies, firsts, strict=True):
-        same = bool(reply.tokens) and reply.tokens[0] == token
-        total += abs(reply.logprobs[0] - logprob) if same and reply.logprobs else float(not same)
+        said = reply.said[0] if reply.said else None
+        there = said.token if said else None
+        total += abs(said.logprob - logprob) if said and there == token else 1.0
     return total / len(replies)
 
 

@@ -52,7 +52,7 @@ def _use(proof: Proof) -> list[str]:
         "merged": [
             "```python",
             "from transformers import pipeline",
-            f'pipeline("text-generation", "path/of/this/folder")([{{"role": "user", "content": "…"}}])',
+            'pipeline("text-generation", "path/of/this/folder")([{"role": "user", "content": "…"}])',
             "```",
         ],
         "gguf": ["```bash", f"llama-server -m {model} --jinja", f"ollama create {name} -f Modelfile", "```"],
@@ -65,10 +65,10 @@ def _use(proof: Proof) -> list[str]:
 
 def _checks(proofs: Sequence[Proof]) -> list[str]:
     lines = [
-        f"Before it was written, {len(proofs[0].answers)} questions ({proofs[0].questions_from}) were answered greedily "
-        f"by the model it was made of, in {proofs[0].here}. Then what was written was asked the same:",
+        f"Before it was written, {len(proofs[0].answers)} questions ({proofs[0].questions_from}) were answered "
+        f"greedily by the model it was made of, in {proofs[0].here}. Then what was written was asked the same:",
         "",
-        "| model | asked in | equal tokens | near ties | log-probabilities differ by | loss, before and after | verdict |",
+        "| model | asked in | equal tokens | near ties | log-probabilities differ by | loss, before, after | verdict |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for proof in proofs:
@@ -77,7 +77,6 @@ def _checks(proofs: Sequence[Proof]) -> list[str]:
             differ = "–" if mean is None else f"{mean:.4f}, at most {most:.4f}"
             loss = "–" if found["loss_there"] is None else f"{found['loss_here']:.4f}, {found['loss_there']:.4f}"
             equal = f"{found['equal']} of {found['compared']} ({100 * found['share']:.2f} %)"
-            lines.append(
-                f"| {proof.name} | {found['tool']} | {equal} | {found['ties']} | {differ} | {loss} | {found['verdict']} |"
-            )
+            cells = (proof.name, found["tool"], equal, found["ties"], differ, loss, found["verdict"])
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, "", "`python -m alpaca.export check FOLDER` asks again; `--url` asks a server."]

@@ -59,8 +59,6 @@ def _literal(text: str) -> str:
 
 def rendered(tokenizer: Any, jinja: str, messages: list[dict[str, Any]]) -> list[int]:
     """The ids that other tools make of `messages`: the template filled in, then tokenised as one text."""
-    text: str = tokenizer.apply_chat_template(
-        messages, chat_template=jinja, tokenize=False, add_generation_prompt=True
-    )
+    text: str = tokenizer.apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids

@@ -125,5 +125,3 @@ def _base(proof: Proof, base_model: str | None) -> Path:
             f"(fingerprint {fingerprint(base)})"
         )
     return base
-
-

@@ -78,7 +78,9 @@ def export(order: Order, say: Say) -> tuple[Path, list[Proof]]:
     _check_options(order)
     job = _jobs(order, say)
     _say_needs(job, target, say)
-    proofs = [prove(model, order.what, files, job.precision, say) for model, files in zip(job.models, job.files, strict=True)]
+    proofs = [
+        prove(model, order.what, files, job.precision, say) for model, files in zip(job.models, job.files, strict=True)
+    ]
     gc.collect()
     with folder_written_aside(target, ExportRefused) as folder:
         for note in job.write(folder):
@@ -112,9 +114,7 @@ def _check_options(order: Order) -> None:
 
 def _jobs(order: Order, say: Say) -> _Job:
     names = order.adapters or ("",)
-    models = [
-        leaving(order.base_model, name, order.adapter_scale, order.prompt_template_name, say) for name in names
-    ]
+    models = [leaving(order.base_model, name, order.adapter_scale, order.prompt_template_name, say) for name in names]
     makers = {MERGED: _merged, GGUF: _gguf, GGUF_LORA: _gguf_lora, META: _meta, VLLM: _vllm}
     return makers[order.what](order, models)
 
@@ -174,7 +174,9 @@ def _meta(order: Order, models: list[Leaving]) -> _Job:
             notes.append("the base has no tokenizer.model, so there is none here: take its tokenizer.json along")
         return notes
 
-    return _Job(models, [{"model": meta.WEIGHTS}], hf_folder.main_precision(model.weights, order.dtype), 2 * size, write)
+    return _Job(
+        models, [{"model": meta.WEIGHTS}], hf_folder.main_precision(model.weights, order.dtype), 2 * size, write
+    )
 
 
 def _vllm(order: Order, models: list[Leaving]) -> _Job:
@@ -208,5 +210,3 @@ def _say_needs(job: _Job, target: Path, say: Say) -> None:
         f"disk: {size_text(needed)} of {size_text(free)} free; memory for writing: {size_text(memory)}, a tensor at a "
         f"time (the proof takes the whole base), {size_text(left)} are free"
     )
-
-

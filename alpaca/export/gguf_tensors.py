@@ -31,7 +31,9 @@ def architecture(config: dict[str, Any]) -> str:
             "let llama.cpp's convert_hf_to_gguf.py make the file"
         )
     if config.get("attention_bias") or config.get("mlp_bias"):
-        raise ExportRefused("the base has biases in its layers, which the llama architecture of GGUF is not written with")
+        raise ExportRefused(
+            "the base has biases in its layers, which the llama architecture of GGUF is not written with"
+        )
     return ARCHITECTURES[family]
 
 

@@ -85,7 +85,13 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, ends: tuple[int, .
         if unknown in model["vocab"]:
             kinds[model["vocab"][unknown]] = bpe.PieceKind.UNKNOWN
         return Vocabulary(
-            "llama", tokens, kinds, "default", scores=_scores(tokens, merges), space_prefix=_prefixes(tokenizer), **known
+            "llama",
+            tokens,
+            kinds,
+            "default",
+            scores=_scores(tokens, merges),
+            space_prefix=_prefixes(tokenizer),
+            **known,
         )
     style = _style(parts)
     return Vocabulary("gpt2", tokens, kinds, PRE[style], merges=[" ".join(merge) for merge in merges], **known)
@@ -109,7 +115,7 @@ def _style(parts: dict[str, Any]) -> str:
     """How the tokenizer cuts text before it merges, by comparison with those that the converter can make."""
     if parts.get("normalizer"):
         raise ExportRefused(
-            f"the base's tokenizer rewrites text first ({parts['normalizer'].get('type')}), which is not written to GGUF"
+            f"the base's tokenizer rewrites text first ({parts['normalizer'].get('type')}), which GGUF can't be told"
         )
     found = _cuts(parts.get("pre_tokenizer"))
     for style in dict.fromkeys(STYLES.values()):

@@ -15,9 +15,10 @@ from alpaca.errors import ExportFailed, ExportRefused
 from alpaca.export.chat_template import rendered
 from alpaca.export.greedy import greedy_answers, mean_loss
 from alpaca.export.leaving import Leaving
-from alpaca.export.proof import Answered, Proof
+from alpaca.export.proof import Answered, Proof, plain
 from alpaca.export.questions import Question, forty_questions
 from alpaca.progress import Say, progress
+from alpaca.prompts.control import control_tokens
 from alpaca.prompts.encode import encode_prompt, encode_segments
 from alpaca.words import one_line, size_text
 
@@ -64,7 +65,7 @@ def prove(leaving: Leaving, what: str, files: dict[str, str], precision: str, sa
         what=what, name=leaving.name, files=files, precision=precision, base=leaving.base.name,
         fingerprint=leaving.fingerprint, adapters={used.name: used.scale for used in leaving.strengths},
         template=leaving.template.name, jinja=leaving.jinja, ends=list(leaving.ends), here=held, questions_from=source,
-        answers=answers, loss=loss, references=references,
+        control=sorted(control_tokens(leaving.tokenizer).values()), answers=answers, loss=loss, references=references,
     )  # fmt: skip
 
 
@@ -83,8 +84,10 @@ def _model(leaving: Leaving, precision: str) -> Iterator[Any]:
 
 def _set_scale(model: Any, leaving: Leaving, factor: Callable[[int, int], float]) -> None:
     """Scale each adapter as it was trained, times `factor(its number, its rank in the layer)`."""
+    from peft.tuners.lora import LoraLayer
+
     for module in model.modules():
-        for name in getattr(module, "scaling", {}):
+        for name in module.scaling if isinstance(module, LoraLayer) else ():
             number, rank = int(name[1:]), module.r[name]
             alpha = module.lora_alpha[name]
             rslora = leaving.strengths[number].files.spec.use_rslora
@@ -107,6 +110,7 @@ def _answers(model: Any, leaving: Leaving, questions: Sequence[Question]) -> lis
             logprobs=[round(value, 5) for value in answer.logprobs],
             margins=[round(value, 5) for value in answer.margins],
             pieces=[decode([token]) for token in answer.tokens],
+            reach=[len(plain(decode(answer.tokens[: count + 1]))) for count in range(len(answer.tokens))],
             text=decode([token for token in answer.tokens if token not in leaving.ends]),
             ended=answer.ended,
             variants={name: first[number] for name, first in variants.items()},
@@ -132,8 +136,8 @@ def _variants(
         scales = [strength.scale for strength in used]
         faults: dict[str, Callable[[int, int], float]] = {}
         if any(strength.files.spec.use_rslora for strength in used):
-            faults[PLAIN] = lambda number, rank: scales[number] / (
-                math.sqrt(rank) if used[number].files.spec.use_rslora else 1
+            faults[PLAIN] = lambda number, rank: (
+                scales[number] / (math.sqrt(rank) if used[number].files.spec.use_rslora else 1)
             )
         if any(scale != 1 for scale in scales):
             faults[UNSCALED] = lambda number, rank: 1.0
@@ -172,7 +176,9 @@ def _same_prompt(leaving: Leaving, question: Question) -> None:
     ours = encode_prompt(leaving.tokenizer, leaving.template, question.example)
     theirs = rendered(leaving.tokenizer, leaving.jinja, [dict(message) for message in question.messages])
     if ours != theirs:
-        at = next((n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs)))
+        at = next(
+            (n for n, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+        )
         near = leaving.tokenizer.decode(ours[max(0, at - 5) : at + 5])
         raise ExportFailed(
             f"the template {leaving.template.name} as a chat template gives other tokens than here for the question "

@@ -36,8 +36,12 @@ def push(folder: Path, name: str, say: Say, *, private: bool = True) -> None:
     try:
         client = HfApi()
         client.create_repo(name, private=private, exist_ok=True)
-        client.upload_folder(repo_id=name, folder_path=str(folder), commit_message="Model exported and checked by alpaca")
+        client.upload_folder(
+            repo_id=name, folder_path=str(folder), commit_message="Model exported and checked by alpaca"
+        )
     except (HfHubHTTPError, LocalTokenNotFoundError, OSError, ValueError) as error:
         reason = one_line(" ".join(str(error).split()))
-        raise PushFailed(f"{name}: {reason}. The export is in {folder}; log in with `hf auth login`, then push again") from None
+        raise PushFailed(
+            f"{name}: {reason}. The export is in {folder}; log in with `hf auth login`, then push again"
+        ) from None
     say(f"hub: uploaded {where}")

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.base.load import load_model
-from alpaca.export.agreement import Reply
+from alpaca.export.agreement import Reply, Said
 from alpaca.export.chat_template import rendered
 from alpaca.export.greedy import Greedy, greedy_answers
 from alpaca.export.proof import Answered
 from alpaca.progress import progress
+
+
+def listed(answer: Greedy) -> tuple[Said, ...]:
+    """The tokens of an answer with their log-probabilities."""
+    return tuple(Said("", token, logprob) for token, logprob in zip(answer.tokens, answer.logprobs, strict=True))
 
 
 class Transformers:
@@ -41,7 +46,7 @@ class Transformers:
 
     def _replies(self, prompts: list[list[int]], asked: Sequence[Answered]) -> list[Reply]:
         return [
-            Reply(self._tokenizer.decode(answer.tokens), answer.ended, answer.tokens, logprobs=answer.logprobs)
+            Reply(self._tokenizer.decode(answer.tokens), answer.ended, answer.tokens, listed(answer))
             for answer in self.answers(prompts, asked, self.ends)
         ]
 

@@ -1,4 +1,4 @@
-"""What is exported: a base, adapters with their strengths, and how their questions are written and their answers end."""
+"""What is exported: a base, adapters at their strengths, how questions are written to them and where answers end."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Leaving:
 def leaving(base_model: str | None, adapter: str, scale: float, template_name: str, say: Say) -> Leaving:
     """Find the base and the adapters, and say what was chosen and why.
 
-    `adapter`: as a request names them (`lora-mine`, `lora-a:0.7+lora-b:0.5`, or none); `scale` multiplies all strengths.
+    `adapter`: as a request names them (`lora-mine`, `lora-a:0.7+lora-b:0.5`, or ""); `scale` multiplies all strengths.
     Raises the errors of alpaca.base and alpaca.adapter, and ExportRefused.
     """
     base = resolve_base(base_model)

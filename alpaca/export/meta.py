@@ -39,7 +39,9 @@ def params_of(config: dict[str, Any]) -> Params:
         raise ExportRefused(f"the base is a {config.get('model_type')} model; Meta's format holds LLaMA models only")
     dim, heads = config["hidden_size"], config["num_attention_heads"]
     if (config.get("head_dim") or dim // heads) * heads != dim:
-        raise ExportRefused(f"the base's heads are {config['head_dim']} wide; Meta's format has them dim / n_heads wide")
+        raise ExportRefused(
+            f"the base's heads are {config['head_dim']} wide; Meta's format has them dim / n_heads wide"
+        )
     if config.get("attention_bias") or config.get("mlp_bias"):
         raise ExportRefused("the base has biases in its layers, which Meta's format has no place for")
     rope = rope_settings(config)
@@ -55,7 +57,7 @@ def params_of(config: dict[str, Any]) -> Params:
 
 
 def _feed_forward(dim: int, hidden: int) -> tuple[int, float | None]:
-    """`multiple_of` and `ffn_dim_multiplier` that lead to the width `hidden`: those of Meta's releases where they do."""
+    """`multiple_of` and `ffn_dim_multiplier` that lead to the width `hidden`: those of a release of Meta's if they do."""
 
     def leads(multiple: int, multiplier: float | None) -> bool:
         return Params(dim, 1, 1, 1e-5, multiple_of=multiple, ffn_dim_multiplier=multiplier).hidden == hidden
@@ -81,7 +83,9 @@ def write_meta(leaving: Leaving, folder: Path, precision: str) -> None:
     if unknown := sorted(weights.entries.keys() - {mapping.target for mapping in table}):
         raise ExportRefused(f"the base has a tensor {unknown[0]!r}, which Meta's format has no place for")
     aside = folder / ASIDE
-    with progress(f"writing {leaving.name}", sum(entry.numel for entry in weights.entries.values()), "weight") as update:
+    with progress(
+        f"writing {leaving.name}", sum(entry.numel for entry in weights.entries.values()), "weight"
+    ) as update:
         kinds = _write_aside(weights, table, aside, precision, update)
     tensors = dict(_mapped(table, kinds, aside))
     tensors.setdefault("output.weight", tensors["tok_embeddings.weight"])
@@ -108,7 +112,7 @@ def _write_aside(
             if mapping.rotary_heads:
                 tensor = halves_to_interleaved(tensor, mapping.rotary_heads)
             stored = in_dtype(mapping.target, tensor, stored_as(weights, mapping.target, precision)).contiguous()
-            file.write(memoryview(stored.view(torch.uint8).numpy().reshape(-1)))
+            file.write(stored.view(torch.uint8).numpy().data)
             kinds.append(stored.dtype)
             update(stored.numel())
     return kinds

@@ -93,7 +93,9 @@ def write_modelfile(leaving: Leaving, folder: Path, model: str, asked: Sequence[
     affixes = find_affixes(lambda messages: _rendered(leaving, messages))
     told = ""
     if affixes is not None:
-        trimmed = [messages for messages in asked if all(said["content"] == said["content"].strip() for said in messages)]
+        trimmed = [
+            messages for messages in asked if all(said["content"] == said["content"].strip() for said in messages)
+        ]
         if any(affixes.filled(messages) != _rendered(leaving, messages) for messages in trimmed):
             affixes = None
         elif any(affixes.filled(messages) != _rendered(leaving, messages) for messages in asked):

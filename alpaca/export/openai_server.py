@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from alpaca.errors import CheckUnavailable
-from alpaca.export.agreement import Reply
+from alpaca.export.agreement import Reply, Said
 from alpaca.export.proof import Answered
 from alpaca.words import one_line, shown_url
 
@@ -40,9 +41,7 @@ class OpenAIServer:
     def complete(self, asked: Sequence[Answered]) -> list[Reply]:
         return self._ask("completions", asked, lambda ours: {"prompt": ours.prompt, "logprobs": 1})
 
-    def _ask(
-        self, route: str, asked: Sequence[Answered], body: Callable[[Answered], dict[str, Any]]
-    ) -> list[Reply]:
+    def _ask(self, route: str, asked: Sequence[Answered], body: Callable[[Answered], dict[str, Any]]) -> list[Reply]:
         def one(ours: Answered) -> Reply:
             greedy = {"model": self.model, "max_tokens": ours.most, "temperature": 0, "return_token_ids": True}
             return _reply(self._send(route, greedy | body(ours)))
@@ -98,13 +97,12 @@ def _reply(answer: dict[str, Any]) -> Reply:
     """A choice with its tokens, in the several ways in which servers list them."""
     choice = answer["choices"][0]
     text = choice["message"]["content"] if "message" in choice else choice["text"]
-    ended = choice.get("finish_reason") == "stop"
     listed = choice.get("logprobs") or {}
-    entries = listed.get("content") or []
     tokens = choice.get("token_ids")
-    if entries:
-        logprobs = [entry["logprob"] for entry in entries]
-        if tokens is None and all("id" in entry for entry in entries):
-            tokens = [entry["id"] for entry in entries]
-        return Reply(text or "", ended, tokens, [entry["token"] for entry in entries], logprobs)
-    return Reply(text or "", ended, tokens, listed.get("tokens"), listed.get("token_logprobs"))
+    said = [Said(entry["token"], entry.get("id"), entry["logprob"]) for entry in listed.get("content") or []]
+    if not said and listed.get("token_logprobs"):
+        pairs = zip(listed["tokens"], listed["token_logprobs"], strict=True)
+        said = [Said(piece, None, logprob) for piece, logprob in pairs]
+    if tokens is not None and len(tokens) == len(said):
+        said = [replace(one, token=token) for one, token in zip(said, tokens, strict=True)]
+    return Reply(text or "", choice.get("finish_reason") == "stop", tokens, tuple(said))

@@ -22,7 +22,8 @@ class Answered:
 
     `prompt`: the ids that were sent. `tokens`: the answer's ids, the end included where it ended (`ended`).
     `logprobs`: of each of them. `margins`: how much more likely each was than the second choice, in nats. `pieces`: the
-    text of each token, as other tools spell it. `variants`: the first token and its log-probability of the same model
+    text of each token, as other tools spell it. `reach`: how many characters of `text` are whole after each of them.
+    `variants`: the first token and its log-probability of the same model
     with a known fault, which tells later what is wrong.
     """
 
@@ -34,6 +35,7 @@ class Answered:
     logprobs: list[float]
     margins: list[float]
     pieces: list[str]
+    reach: list[int]
     text: str
     ended: bool
     variants: dict[str, tuple[int, float]] = field(default_factory=dict)
@@ -58,6 +60,7 @@ class Proof:
     template: str
     jinja: str
     ends: list[int]
+    control: list[int]
     here: str
     questions_from: str
     answers: list[Answered]
@@ -65,6 +68,12 @@ class Proof:
     references: list[tuple[list[int], list[int]]] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     """What checks found: see alpaca/export/agreement.py."""
+
+
+def plain(text: str) -> str:
+    """A text without the marks for half characters, which every tool writes in its own way."""
+    return text.replace("\ufffd", "")
+
 
 def save_proofs(folder: Path, proofs: Sequence[Proof]) -> None:
     """Write proof.json, aside first."""

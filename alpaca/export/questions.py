@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 from alpaca.adapter.card import Card
+from alpaca.data.general import SHIPPED
 from alpaca.errors import AlpacaError
 from alpaca.evaluation.sets import find_domain, find_general
-from alpaca.data.general import SHIPPED
 from alpaca.prompts.example import Example
 
 COUNT = 40

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from alpaca.adapter.folder import load_adapter, verify_files
+from alpaca.base.headers import read_config
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.convert.base_folder import convert
 from alpaca.convert.family import scaled_rope
@@ -22,11 +23,10 @@ from alpaca.convert.safetensors_writer import TensorPlan, dtype_name, write_shar
 from alpaca.errors import ConversionError
 from alpaca.export.agreement import Reply
 from alpaca.export.gguf_tensors import ROTARY, Names, architecture
-from alpaca.export.in_memory import Transformers
+from alpaca.export.in_memory import Transformers, listed
 from alpaca.export.meta import PARAMS
 from alpaca.export.portable import Portable
 from alpaca.export.proof import Answered
-from alpaca.base.headers import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class PromptsOnly(Transformers):
 
     def complete(self, asked: Sequence[Answered]) -> list[Reply]:
         found = self.answers([ours.prompt for ours in asked], asked, self.ends)
-        return [Reply(str(answer.tokens), answer.ended, answer.tokens, logprobs=answer.logprobs) for answer in found]
+        return [Reply(str(answer.tokens), answer.ended, answer.tokens, listed(answer)) for answer in found]
 
 
 def _as_folder(folder: Path, params: Params, place: Path) -> None:

@@ -15,7 +15,7 @@ def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in ("default", "llama3"):
         raise ExportRefused(
-            f"the base scales its rotary frequencies by {kind!r}; plain ones and Llama 3.1's are written. Export `merged`"
+            f"the base scales its rotary frequencies by {kind!r}; only Llama 3.1's way is written. Export `merged`"
         )
     theta = rope.get("rope_theta") or named.get("rope_theta") or config.get("rope_theta") or 10_000.0
     return rope | {"rope_type": kind, "rope_theta": float(theta)}

@@ -86,7 +86,7 @@ def _script(served: Sequence[Served], base: str, gpus: int) -> str:
     modules = " ".join(shlex.quote(f"{one.leaving.name}={one.path}") for one in served)
     parallel = f" --tensor-parallel-size {gpus}" if gpus > 1 else ""
     return f"""#!/bin/sh
-# Serve {name} with {len(served)} adapter(s) by vLLM's OpenAI-compatible server. More options of `vllm serve` may follow:
+# Serve {name} with {len(served)} adapter(s) by vLLM's OpenAI-compatible server. Options of `vllm serve` may follow:
 #   ./serve.sh --port 8001 --gpu-memory-utilization 0.8
 # VLLM names another vllm, BASE another place of the same base. An adapter is asked for by its name, the base by {name}.
 set -eu
@@ -101,9 +101,7 @@ exec "${{VLLM:-vllm}}" serve "${{BASE:-{base}}}" --served-model-name {shlex.quot
 def _kserve(served: Sequence[Served], base: str, gpus: int) -> str:
     """KServe's LLMInferenceService: the adapters are listed under the model and loaded at start."""
     name = served[0].leaving.base.name
-    listed = "\n".join(
-        f"        - name: {one.leaving.name}\n          uri: s3://BUCKET/{one.path}" for one in served
-    )
+    listed = "\n".join(f"        - name: {one.leaving.name}\n          uri: s3://BUCKET/{one.path}" for one in served)
     arguments = json.dumps(
         ["--generation-config=vllm", f"--chat-template=/mnt/template/{TEMPLATE}"]
         + [f"{option}={value}" for option, value in _limits(served).items()]
