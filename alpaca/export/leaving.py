@@ -29,7 +29,7 @@ class Leaving:
 
     base: Path
     name: str
-    """What it is called there: the adapters' names, or the base's."""
+    """What it is called there: by its adapters, with strengths other than 1, or by the base."""
     tokenizer: Any
     template: Template
     strengths: tuple[Strength, ...]
@@ -78,7 +78,7 @@ def leaving(base_model: str | None, adapter: str, scale: float, template_name: s
     say(f"adapters: {joined(f'{used.name} at {used.scale:g}' for used in strengths) or 'none, the base alone'}")
     say(f"template: {template.name} ({reason})")
     jinja = chat_template(template, begins_with_bos=_begins_with_bos(tokenizer))
-    name = plain_name("-".join(used.name for used in strengths) or base.name)
+    name = plain_name("-".join(map(_called, strengths)) or base.name)
     held = tuple(adapter for adapter, _ in found)
     return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template), held)
 
@@ -108,6 +108,10 @@ def end_ids(base: Path, tokenizer: Any, template: Template) -> tuple[int, ...]:
         ids += named if isinstance(named, list) else [named]
     rows = embedding_rows(base, len(tokenizer))
     return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < rows))
+
+
+def _called(used: Strength) -> str:
+    return used.name if used.scale == 1 else f"{used.name}-{used.scale:g}"
 
 
 def _begins_with_bos(tokenizer: Any) -> bool:

@@ -57,7 +57,7 @@ def params_of(config: dict[str, Any]) -> Params:
 
 
 def _feed_forward(dim: int, hidden: int) -> tuple[int, float | None]:
-    """`multiple_of` and `ffn_dim_multiplier` that lead to the width `hidden`: those of a release of Meta's if they do."""
+    """`multiple_of` and `ffn_dim_multiplier` that lead to the width `hidden`, a release's own if possible."""
 
     def leads(multiple: int, multiplier: float | None) -> bool:
         return Params(dim, 1, 1, 1e-5, multiple_of=multiple, ffn_dim_multiplier=multiplier).hidden == hidden
