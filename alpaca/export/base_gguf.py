@@ -9,7 +9,7 @@ from typing import Any
 from alpaca.base.headers import embedding_rows
 from alpaca.base.load import load_tokenizer
 from alpaca.export.gguf_file import GgufModel, plan_file, write_file
-from alpaca.export.gguf_tensors import Stored
+from alpaca.export.gguf_tensors import Stored, architecture
 from alpaca.export.gguf_vocabulary import vocabulary
 from alpaca.export.leaving import Leaving
 from alpaca.export.licence import licence_of
@@ -20,6 +20,7 @@ from alpaca.progress import progress
 def gguf_model(leaving: Leaving) -> GgufModel:
     """What the file says beside the weights. Raises ExportRefused where a GGUF file has no place for the base."""
     config = leaving.weights.config
+    architecture(config)
     rows = embedding_rows(leaving.base, len(leaving.tokenizer))
     found = vocabulary(leaving.tokenizer, rows, leaving.ends)
     return GgufModel(config, found, leaving.jinja, leaving.name, licence_of(leaving.base), leaving.base.name)
