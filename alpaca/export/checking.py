@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,10 +55,14 @@ def check_server(proofs: Sequence[Proof], url: str, model: str | None, key: str 
 
 def _judged(proof: Proof, tool: Tool, there: float | None, say: Say) -> Agreement:
     agreement = check(proof, tool, there)
+    _say(proof, agreement, say)
+    return agreement
+
+
+def _say(proof: Proof, agreement: Agreement, say: Say) -> None:
     say(f"check: {proof.name}: {agreement.line()}")
     for line in first_difference_lines(agreement) if not agreement.good else []:
         say(line)
-    return agreement
 
 
 def _in_memory(
@@ -97,10 +102,14 @@ def _in_its_tool(
         if judges.vllm_command() is None:
             say("check: vLLM itself was not asked: it is not here. Start serve.sh where it is, and check with --url")
             return
-        with judges.vllm(folder) as url:
-            for proof in proofs:
-                server = OpenAIServer(url, proof.name, f"vLLM on {proof.name}")
-                yield proof, _judged(proof, server, None, say)
+        with judges.vllm(folder) as url, ThreadPoolExecutor(len(proofs)) as threads:  # all adapters at the same time
+
+            def asked(proof: Proof) -> Agreement:
+                return check(proof, OpenAIServer(url, proof.name, f"vLLM on {proof.name}"))
+
+            for proof, agreement in zip(proofs, threads.map(asked, proofs), strict=True):
+                _say(proof, agreement, say)
+                yield proof, agreement
 
 
 @contextmanager

@@ -27,8 +27,12 @@ def adapters(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def out(tiny_base: Path, tmp_path: Path) -> Export:
-    """Export the tiny base into a folder of this test."""
+def out(tiny_base: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Export:
+    """Export the tiny base into a folder of this test; only those marked so start the tools that exports are for."""
+    marks = {mark.name for mark in request.node.iter_markers()}
+    if not marks & {"llamacpp", "judges"}:
+        monkeypatch.setattr("alpaca.export.judges.llamacpp_python", lambda: None)
+        monkeypatch.setattr("alpaca.export.judges.vllm_command", lambda: None)
 
     def run(what: str, *names: str | Path, **options: Any) -> tuple[Path, list[Proof]]:
         order = Order(

@@ -40,7 +40,7 @@ def test_what_does_not_answer_as_here_is_not_kept(
 
     plain = MergedWeights._base
     monkeypatch.setattr(MergedWeights, "tensor", lambda self, name: plain(self, name))
-    with pytest.raises(ExportFailed, match="not kept.*adapter is not applied"):
+    with pytest.raises(ExportFailed, match=r"not kept.*adapter is not applied"):
         out("merged", adapters / "a", dtype="fp32")
     assert left(tmp_path) == []
 
@@ -49,7 +49,7 @@ def test_too_little_disk_is_said_before_work_begins(
     out: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporting, "free_space", lambda folder: 1000)
-    with pytest.raises(ExportRefused, match="needs 6. MB.*1 kB are free"):
+    with pytest.raises(ExportRefused, match=r"needs 6. MB.*1 kB are free"):
         out("gguf")
     assert left(tmp_path) == []
 
@@ -90,10 +90,7 @@ def test_an_export_is_checked_again(out: Export, adapters: Path, tiny_base: Path
     assert not agreement.good and "template" in agreement.verdict
 
 
-def test_a_check_wants_the_base_that_an_adapter_was_made_for(
-    out: Export, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alpaca.export.judges.llamacpp_python", lambda: None)
+def test_a_check_wants_the_base_that_an_adapter_was_made_for(out: Export, adapters: Path, tmp_path: Path) -> None:
     folder, proofs = out("gguf-lora", adapters / "a")
     other = make_base(tmp_path / "other", seed=3)
     with pytest.raises(WrongBase, match="is another base"):
@@ -137,9 +134,7 @@ def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("error: E3001 BaseNotFound")
 
 
-def test_offline_a_push_says_what_it_would_do(
-    out: Export, adapters: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_offline_a_push_says_what_it_would_do(out: Export, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     from alpaca.errors import PushFailed

@@ -25,23 +25,28 @@ from tests.serving.peft_adapters import make_adapter
 TEMPLATE = "alpaca"
 
 
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A base whose answers end, mostly after some tokens: its end token is nearer to what it says than to others'."""
+def make_speaker(folder: Path) -> Path:
+    """A base whose answers end, mostly after some tokens: its end token is nearer to what it says than to others'. Beside
+    its files lies an adapter, `rs`."""
     from safetensors.torch import load_file, save_file
 
-    base = make_base(tmp_path_factory.mktemp("speaker") / "base", seed=5)
+    base = make_base(folder / "speaker", seed=5)
     weights = load_file(base / "model.safetensors")
     weights["model.embed_tokens.weight"][2] *= 2.2
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    make_adapter(base, base.parent / "rs", r=16, lora_alpha=8, use_rslora=True, template=TEMPLATE, spread=0.2,
+    make_adapter(base, base / "rs", r=16, lora_alpha=8, use_rslora=True, template=TEMPLATE, spread=0.2,
                  target_modules=["q_proj", "v_proj", "up_proj", "down_proj"])  # fmt: skip
     return base
 
 
 @pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_speaker(tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture(scope="module")
 def model(speaker: Path) -> Leaving:
-    return of(speaker, speaker.parent / "rs")
+    return of(speaker, speaker / "rs")
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +129,7 @@ def test_answers_here_are_those_of_the_engine(speaker: Path, proof: Proof) -> No
         requests = [
             GenerationRequest(
                 example=Example.from_messages(ours.messages), max_tokens=ours.most, temperature=0.0,
-                adapter=Composition((Part(speaker.parent / "rs"),)),
+                adapter=Composition((Part(speaker / "rs"),)),
             )
             for ours in proof.answers
         ]  # fmt: skip

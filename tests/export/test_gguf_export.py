@@ -11,9 +11,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from alpaca.convert import bpe
 from alpaca.convert.base_folder import convert
+from alpaca.convert.family import FAMILIES
 from alpaca.convert.gguf_model import GgufOrigin
 from alpaca.convert.sentencepiece_model import SentencepieceModel
-from alpaca.convert.family import FAMILIES
 from alpaca.convert.tiktoken_model import TiktokenModel
 from alpaca.errors import BadSetting, ExportRefused
 from alpaca.export.base_gguf import write_gguf
@@ -114,9 +114,7 @@ def test_llama_3s_rotary_scaling_arrives(tiny_base: Path, tmp_path: Path) -> Non
     assert GgufOrigin(tmp_path / "tiny.gguf").config().rope_parameters == scaling
 
 
-def test_other_families_and_types_are_refused_with_what_to_do(
-    tiny_base: Path, tmp_path: Path, out: Export
-) -> None:
+def test_other_families_and_types_are_refused_with_what_to_do(tiny_base: Path, tmp_path: Path, out: Export) -> None:
     import json
 
     base = tmp_path / "qwen"
@@ -130,9 +128,7 @@ def test_other_families_and_types_are_refused_with_what_to_do(
 
 
 @pytest.mark.parametrize("kind", ["a", "b", "rslora", "patterns"])
-def test_an_adapters_file_read_back_is_the_adapter(
-    tiny_base: Path, adapters: Path, tmp_path: Path, kind: str
-) -> None:
+def test_an_adapters_file_read_back_is_the_adapter(tiny_base: Path, adapters: Path, tmp_path: Path, kind: str) -> None:
     from alpaca.base.headers import read_config
     from alpaca.export.gguf_lora import write_adapter
     from alpaca.export.portable import portable

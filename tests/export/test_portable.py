@@ -62,10 +62,7 @@ def test_dora_is_refused_and_merging_named(tiny_base: Path, adapters: Path) -> N
         portable(of(tiny_base, adapters / "dora").strengths)
 
 
-def test_a_folder_for_vllm_holds_what_serve_sh_names(
-    tiny_base: Path, adapters: Path, out: Export, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("alpaca.export.judges.vllm_command", lambda: None)
+def test_a_folder_for_vllm_holds_what_serve_sh_names(tiny_base: Path, adapters: Path, out: Export) -> None:
     folder, proofs = out(
         "vllm", adapters / "rslora", adapters / "b", serve_base="owner/base", gpus=2, adapter_scale=0.5
     )  # fmt: skip
@@ -82,10 +79,9 @@ def test_a_folder_for_vllm_holds_what_serve_sh_names(
     assert (folder / "template.jinja").read_text() == of(tiny_base).jinja
 
 
-def test_the_manifests_are_yaml(adapters: Path, out: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifests_are_yaml(adapters: Path, out: Export) -> None:
     import yaml
 
-    monkeypatch.setattr("alpaca.export.judges.vllm_command", lambda: None)
     folder, _ = out("vllm", adapters / "a")
     kserve, ray = (yaml.safe_load((folder / name).read_text()) for name in ("kserve.yaml", "rayserve.yaml"))
     assert kserve["spec"]["model"]["lora"]["adapters"] == [{"name": "a", "uri": "s3://BUCKET/adapters/a"}]
