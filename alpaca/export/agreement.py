@@ -138,7 +138,7 @@ def check(proof: Proof, tool: Tool, loss_there: float | None = None) -> Agreemen
     limit = tolerance_of(proof.precision, served=loss_there is None)
     replies = tool.chat(proof.answers)
     found = [_compare(proof, ours, reply, limit) for ours, reply in zip(proof.answers, replies, strict=True)]
-    fault = _fault(proof, replies, found, limit, loss_there)
+    fault = _fault(proof, found, limit, loss_there)
     if fault:
         fault = _diagnosis(proof, replies, found, limit, tool) or fault
     differences = [value for one in found for value in one.differences]
@@ -213,9 +213,7 @@ def _is_same(ours: Answered, place: int, said: Said) -> bool:
     return said.token == ours.tokens[place] if said.token is not None else said.piece == ours.pieces[place]
 
 
-def _fault(
-    proof: Proof, replies: Sequence[Reply], found: Sequence[_Compared], limit: Tolerance, loss_there: float | None
-) -> str:
+def _fault(proof: Proof, found: Sequence[_Compared], limit: Tolerance, loss_there: float | None) -> str:
     """What is beyond the tolerance, in words; "" where nothing is."""
     compared, equal = (sum(getattr(one, name) for one in found) for name in ("compared", "equal"))
     share = equal / compared if compared else 0.0
@@ -232,26 +230,21 @@ def _fault(
         return (
             f"weights: log-probabilities differ by {mean:.3f} nats on average, at most {limit.logprob:g} were expected"
         )
-    if _misses_ends(proof, replies, found):
-        return "turn end: answers that ended here go on there"
     return ""
 
 
-def _misses_ends(proof: Proof, replies: Sequence[Reply], found: Sequence[_Compared]) -> bool:
-    """Whether most answers that ended here, and agree up to there, do not end there."""
-    reached = [
-        (ours, reply)
-        for ours, reply, one in zip(proof.answers, replies, found, strict=True)
-        if ours.ended and one.equal >= sum(token not in proof.ends for token in ours.tokens)
-    ]
-    return bool(reached) and sum(not reply.ended for _, reply in reached) * 2 > len(reached)
+def _misses_ends(proof: Proof, found: Sequence[_Compared]) -> bool:
+    """Whether answers part from here mostly where they ended here, and go on there."""
+    forks = [(ours, one.fork) for ours, one in zip(proof.answers, found, strict=True) if one.fork is not None]
+    at_the_end = sum(ours.ended and fork == len(ours.tokens) - 1 for ours, fork in forks)
+    return 2 * at_the_end > len(forks)
 
 
 def _diagnosis(
     proof: Proof, replies: Sequence[Reply], found: Sequence[_Compared], limit: Tolerance, tool: Tool
 ) -> str | None:
     """Which known fault the replies look like; None where they look like none."""
-    if _misses_ends(proof, replies, found):
+    if _misses_ends(proof, found):
         return "turn end: answers that ended here go on there"
     if (variant := _nearest_fault(proof, replies)) is not None:
         return FAULTS[variant]
@@ -260,7 +253,7 @@ def _diagnosis(
             _compare(proof, ours, reply, limit)
             for ours, reply in zip(proof.answers, tool.complete(proof.answers), strict=True)
         ]
-        if not _fault(proof, replies, again, limit, None):
+        if not _fault(proof, again, limit, None):
             return "template: the very tokens of the prompts are answered as here, the messages are not"
     return None
 
