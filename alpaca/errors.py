@@ -1,6 +1,6 @@
 """One exception family. Every error has a stable code that a client can match: ``E1001 EmptyPrompt: …``.
 
-Codes by room: E1 requests, E2 data and templates, E3 bases and conversion, E4 adapters, E5 training.
+Codes by room: E1 requests, E2 data and templates, E3 bases and conversion, E4 adapters, E5 training, E6 export.
 A message names the file, row, field, value and limit, and says what to do.
 """
 
@@ -256,6 +256,35 @@ class TrainingBusy(TrainingError):
     """Another training runs in this server, or into the same folder."""
 
     code = "E5008"
+
+
+# --- E6: export ---------------------------------------------------------------------------------------------------
+class ExportError(AlpacaError):
+    code = "E6000"
+
+
+class ExportRefused(ExportError):
+    """What was asked can't be written in the wanted form; the message says why, and which form can hold it."""
+
+    code = "E6001"
+
+
+class ExportFailed(ExportError):
+    """What was made does not answer as the model did here, so it was not kept."""
+
+    code = "E6002"
+
+
+class CheckUnavailable(ExportError):
+    """An export can't be asked: the tool that it is for is not there, or the server does not answer."""
+
+    code = "E6003"
+
+
+class PushFailed(ExportError):
+    """The hub did not take what was to be uploaded."""
+
+    code = "E6004"
 
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}

@@ -26,6 +26,7 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
 )
 EACH_DOCUMENT = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+WORDS = "serve|train|predict|merged|gguf-lora|gguf|meta|vllm|check"  # that stand between a module and its options
 COG_COMMANDS = {"build", "exec", "login", "predict", "push", "run", "serve", "train"}
 
 
@@ -159,7 +160,7 @@ def options_of(program: str) -> frozenset[str]:
 def test_every_python_command_takes_the_options_it_is_shown_with(path: Path) -> None:
     checked = 0
     for command in commands(path):
-        found = re.search(r"(finetune\.py|-m alpaca(?:\.\w+)+(?: (?:serve|train|predict)\b)?)(.*)", command)
+        found = re.search(rf"(finetune\.py|-m alpaca(?:\.\w+)+(?: (?:{WORDS})\b)?)(.*)", command)
         if not found or not re.search(r"python|torchrun", command):
             continue
         used = set(re.findall(r"(?<![\w-])--?[a-z]\w*", re.sub(r"\"[^\"]*\"|'[^']*'", "", found[2])))

@@ -370,7 +370,7 @@ def test_everything_installed_and_needed_is_pinned_and_fits() -> None:
 def test_every_import_of_the_code_is_pinned() -> None:
     """`datasets` may come along with `peft` today and not tomorrow: what is imported is named."""
     image = pins("requirements.txt").keys() | {"cog", "coglet"}
-    optional = {"wandb", "tensorboard", "gradio", "flash_attn", "deepspeed"}
+    optional = {"wandb", "tensorboard", "gradio", "flash_attn", "deepspeed", "xllamacpp"}
     distributions = packages_distributions()
     for path in [*(ROOT / "alpaca").rglob("*.py"), *(ROOT / f for f in ("predict.py", "train.py", "finetune.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -394,6 +394,7 @@ PRIVATE = [
     "lora-mine.zip",
     ".venv/bin/python",
     ".venv-rivals/vllm/bin/python",
+    ".venv-judges/vllm/bin/python",
     "unconverted-weights/7B/consolidated.00.pth",
     "unconverted-weights/tokenizer.model",
     "alpaca/__pycache__/errors.cpython-311.pyc",
@@ -524,7 +525,7 @@ TREE = """
 cog.yaml predict.py train.py finetune.py Makefile pyproject.toml README.md LICENSE .ci/run .dockerignore .gitignore
 requirements.txt requirements-cpu.txt requirements-dev.txt
 alpaca/__init__.py alpaca/errors.py alpaca/data alpaca/prompts alpaca/packed alpaca/base alpaca/adapter alpaca/cogserver
-alpaca/compare alpaca/evaluation alpaca/training alpaca/serving alpaca/convert
+alpaca/compare alpaca/evaluation alpaca/training alpaca/serving alpaca/convert alpaca/export
 templates/alpaca.json templates/alpaca_legacy.json templates/alpaca_short.json data/alpacas.jsonl data/README.md
 unconverted-weights/README.md weights/README.md tests/conftest.py benchmarks/train.py
 docs/architecture.md docs/migrating.md

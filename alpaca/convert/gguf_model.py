@@ -1,4 +1,4 @@
-"""GGUF files as an origin: LLaMA architecture, any quantization, made dense in bfloat16."""
+"""GGUF files as an origin: LLaMA architecture, any quantization, made dense in bfloat16 or float32."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _VALUES_AT_ONCE = 4 << 20
 
 
 class GgufOrigin:
-    """The model in a GGUF file."""
+    """The model in a GGUF file. `dtype`: what it is made dense in, as safetensors spells it: BF16 or F32."""
 
     kind = "gguf"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtype: str = "BF16") -> None:
+        self._dtype = {"BF16": "bfloat16", "F32": "float32"}[dtype]
         self._reader = open_gguf(path)
         meta = Metadata(path, self._reader)
         _refuse_other_models(meta)
@@ -65,9 +66,9 @@ class GgufOrigin:
         self.files = [path]
         self.options: dict[str, object] = {}
         self.plans = [
-            TensorPlan(target, _shape_of(self._by_name[name]), "BF16") for target, name in self._sources.items()
+            TensorPlan(target, _shape_of(self._by_name[name]), dtype) for target, name in self._sources.items()
         ]
-        self.notes = [f"quantization: {self._types()} → bfloat16", self._tokenizer.note, self._special_note()]
+        self.notes = [f"quantization: {self._types()} → {self._dtype}", self._tokenizer.note, self._special_note()]
 
     def verify(self) -> tuple[SourceFile, ...]:
         """Hash the file."""
@@ -77,7 +78,7 @@ class GgufOrigin:
         """Dequantize tensor by tensor, some megabytes at once; then let the kernel forget the pages that were read."""
         heads = {"q_proj": self._heads, "k_proj": self._kv_heads}
         for plan in plans:
-            tensor = _dequantize(self._by_name[self._sources[plan.name]])
+            tensor = _dequantize(self._by_name[self._sources[plan.name]], self._dtype)
             rotary = next((count for part, count in heads.items() if part in plan.name), 0)
             yield interleaved_to_halves(tensor, rotary) if rotary else tensor
         mapped: Any = getattr(self._reader.data, "_mmap", None)
@@ -95,7 +96,7 @@ class GgufOrigin:
             num_key_value_heads=self._kv_heads, head_dim=self._head_dim, max_position_embeddings=self._context,
             rms_norm_eps=_decimal(self._meta.get("llama.attention.layer_norm_rms_epsilon", float)),
             rope_parameters=self._rope, tie_word_embeddings="lm_head.weight" not in self._sources,
-            bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, dtype="bfloat16",
+            bos_token_id=ids.bos, eos_token_id=ids.eos, pad_token_id=ids.pad, dtype=self._dtype,
         )  # fmt: skip
 
     def generation_config(self) -> GenerationConfig:
@@ -159,7 +160,7 @@ class GgufOrigin:
 
         divisors = np.array(self._by_name[_ROPE_FACTORS].data, dtype=np.float64).reshape(-1)
         rope = scaled_rope(theta, round(float(divisors.max()), 3))
-        expected = _llama3_divisors(rope, self._head_dim)
+        expected = llama3_divisors(rope, self._head_dim)
         if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-3):
             raise ConversionError(
                 f"{self._meta.path.name}: {_ROPE_FACTORS} scales rotary frequencies in a way that is not Llama 3.1's"
@@ -212,14 +213,14 @@ def _target(name: str) -> str:
     return f"model.layers.{layer}.{_BLOCK[part]}.{suffix}"
 
 
-def _dequantize(tensor: Any) -> torch.Tensor:
-    """A dense bfloat16 copy of a GGUF tensor [rows, columns] or [columns], made some rows at a time."""
+def _dequantize(tensor: Any, dtype: str) -> torch.Tensor:
+    """A dense copy of a GGUF tensor [rows, columns] or [columns], made some rows at a time."""
     import numpy as np
     import torch
     from gguf import dequantize
 
     shape = _shape_of(tensor)
-    out = torch.empty(shape, dtype=torch.bfloat16)
+    out = torch.empty(shape, dtype=getattr(torch, dtype))
     step = max(1, _VALUES_AT_ONCE // shape[-1]) if len(shape) > 1 else shape[0]
     for start in range(0, shape[0], step):
         values = dequantize(tensor.data[start : start + step], tensor.tensor_type)
@@ -244,7 +245,7 @@ def _refuse_unknown_quantizations(path: Path, tensors: list[Any]) -> None:
             ) from None
 
 
-def _llama3_divisors(rope: dict[str, Any], head_dim: int) -> Any:
+def llama3_divisors(rope: dict[str, Any], head_dim: int) -> Any:
     """What Llama 3.1's scaling divides each of the head_dim / 2 frequencies by, as published with that model."""
     import numpy as np
 

@@ -17,3 +17,10 @@ def interleaved_to_halves(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
     rows = weight.shape[0]
     pairs = weight.reshape(n_heads, rows // n_heads // 2, 2, -1)
     return pairs.transpose(1, 2).reshape(weight.shape)
+
+
+def halves_to_interleaved(weight: torch.Tensor, n_heads: int) -> torch.Tensor:
+    """The inverse of `interleaved_to_halves`: rows [n_heads * d, …] as Meta and llama.cpp order them."""
+    rows = weight.shape[0]
+    halves = weight.reshape(n_heads, 2, rows // n_heads // 2, -1)
+    return halves.transpose(1, 2).reshape(weight.shape)

@@ -76,6 +76,12 @@ class AlpacaTemplate:
         }
 
 
+def further_turn(template: AlpacaTemplate) -> str:
+    """What a further question without an input is put into: a blank line, and the prompt from its heading on."""
+    prompt = template.prompt_no_input
+    return f"\n\n{prompt[_block_start(prompt) :]}"
+
+
 def _block_start(prompt: str) -> int:
     """Where the line begins that heads the instruction: the last one before it that is not blank."""
     before = prompt[: prompt.index("{instruction}")].rstrip()

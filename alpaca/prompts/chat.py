@@ -47,7 +47,7 @@ class ChatTemplate:
         self._ids = control_tokens(tokenizer)
         self._control = any_of(self._ids)
         self._control_in_answers = any_of(self._ids.keys() - answer_tags(tokenizer))
-        self._dateless, self._dateless_with_tools = map(_dateless, (self.jinja, with_tools))
+        self.dateless, self._dateless_with_tools = map(dateless, (self.jinja, with_tools))
 
     @property
     def turn_end(self) -> int | None:
@@ -96,7 +96,7 @@ class ChatTemplate:
     @cached_property
     def _end(self) -> TurnEnd:
         def render(messages: list[Message], ask: bool) -> str:
-            return self._render(self._dateless, messages, None, 0, ask=ask)
+            return self._render(self.dateless, messages, None, 0, ask=ask)
 
         return find_turn_end(render, self._control, self.tokenizer.bos_token or "")
 
@@ -126,7 +126,7 @@ class ChatTemplate:
             if "tool_calls" in message:
                 messages[number] = (form or self._tool_forms[bool(example.tools)]).message(message, mark)
         tools = changed(json.loads(example.tools), mark) if example.tools else None
-        jinja = self._dateless_with_tools if example.tools else self._dateless
+        jinja = self._dateless_with_tools if example.tools else self.dateless
         return self._render(jinja, messages, tools, example.row, ask=example.turns[-1].output is None)
 
     def _render(self, jinja: str, messages: list[Message], tools: list[Message] | None, row: int, *, ask: bool) -> str:
@@ -217,7 +217,7 @@ def template_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _dateless(jinja: str) -> str:
+def dateless(jinja: str) -> str:
     return TODAY.sub(lambda found: repr(DATE.strftime(found[2])), jinja)
 
 

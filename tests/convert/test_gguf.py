@@ -27,7 +27,7 @@ from alpaca.convert.base_folder import convert
 from alpaca.convert.bpe import PieceKind
 from alpaca.convert.family import scaled_rope
 from alpaca.convert.find import find_origin
-from alpaca.convert.gguf_model import _llama3_divisors, plain_name
+from alpaca.convert.gguf_model import llama3_divisors, plain_name
 from alpaca.convert.sentencepiece_model import SentencepieceModel
 from alpaca.convert.tiktoken_model import _byte_level, read_ranks, special_tokens
 from alpaca.errors import ConversionError
@@ -365,7 +365,7 @@ def test_the_base_is_right_for_transformers_4_too(tmp_path: Path, tiktoken_file:
     add_byte_level_tokenizer(writer, tiktoken_file)
     writer.add_model(model, Q.F16)
     if rope is not None:
-        writer.add_tensor("rope_freqs.weight", _llama3_divisors(rope, 16).astype(np.float32))
+        writer.add_tensor("rope_freqs.weight", llama3_divisors(rope, 16).astype(np.float32))
     writer.finish()
     base = convert(find_origin(path, None), tmp_path / "weights")
     config = json.loads((base / "config.json").read_text())

@@ -1,0 +1,123 @@
+"""What is exported: a base, adapters at their strengths, how questions are written to them and where answers end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alpaca.adapter.card import Card, read_card
+from alpaca.base.find import resolve_base
+from alpaca.base.headers import embedding_rows, fingerprint
+from alpaca.base.load import load_tokenizer
+from alpaca.errors import BadSetting, ExportRefused
+from alpaca.export.chat_template import chat_template
+from alpaca.export.weights import MergedWeights, Strength
+from alpaca.progress import Say
+from alpaca.prompts.find import load_template
+from alpaca.prompts.template import Template
+from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.composition import BASE_ALONE, Composition, parse_composition
+from alpaca.words import joined
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """One model on its way out."""
+
+    base: Path
+    name: str
+    """What it is called there: by its adapters, with strengths other than 1, or by the base."""
+    tokenizer: Any
+    template: Template
+    strengths: tuple[Strength, ...]
+    jinja: str
+    """The template as a chat template."""
+    ends: tuple[int, ...]
+    """The tokens that end an answer, the tokenizer's EOS first."""
+    held: tuple[Adapter, ...] = ()
+    """The adapters as they were found: what was unpacked stays while these do."""
+
+    @property
+    def begins_with_bos(self) -> bool:
+        """Whether the tokenizer puts BOS in front of every text."""
+        return _begins_with_bos(self.tokenizer)
+
+    @property
+    def card(self) -> Card | None:
+        """The first adapter's, in full."""
+        return next((card for used in self.strengths if (card := read_card(used.files.folder)) is not None), None)
+
+    @property
+    def weights(self) -> MergedWeights:
+        return MergedWeights(self.base, self.strengths)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.base)
+
+
+def leaving(base_model: str | None, adapter: str, scale: float, template_name: str, say: Say) -> Leaving:
+    """Find the base and the adapters, and say what was chosen and why.
+
+    `adapter`: as a request names them (`lora-mine`, `lora-a:0.7+lora-b:0.5`, or ""); `scale` multiplies all strengths.
+    Raises the errors of alpaca.base and alpaca.adapter, and ExportRefused.
+    """
+    base = resolve_base(base_model)
+    tokenizer = load_tokenizer(base)
+    store = AdapterStore(base, tokenizer, say=say)
+    composition = parse_composition(adapter) if adapter else Composition()
+    if not 0 < scale <= 4:
+        raise BadSetting(f"--adapter_scale is {scale:g}: a number over 0 and at most 4")
+    found = [(store.find(str(part.source), trusted=True), part.scale * scale) for part in composition.parts]
+    strengths = tuple(Strength(adapter.files, strength) for adapter, strength in found)
+    template, reason = _template([adapter for adapter, _ in found], template_name, tokenizer)
+    say(f"base: {base.name}")
+    say(f"adapters: {joined(f'{used.name} at {used.scale:g}' for used in strengths) or 'none, the base alone'}")
+    say(f"template: {template.name} ({reason})")
+    jinja = chat_template(template, begins_with_bos=_begins_with_bos(tokenizer))
+    name = plain_name("-".join(map(_called, strengths)) or base.name)
+    held = tuple(adapter for adapter, _ in found)
+    return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template), held)
+
+
+def _template(adapters: Sequence[Adapter], wanted: str, tokenizer: Any) -> tuple[Template, str]:
+    """The template that is carried, and why this one."""
+    if wanted:
+        return load_template(wanted, tokenizer), "as asked"
+    carded = [adapter.template for adapter in adapters if adapter.template is not None]
+    wordings = [{k: v for k, v in template.card().items() if k not in ("name", "description")} for template in carded]
+    if any(wording != wordings[0] for wording in wordings):
+        raise ExportRefused("the adapters were trained with different templates; say which with --prompt_template_name")
+    if carded:
+        return carded[0], "the adapter was trained with it"
+    card = "the adapter has no card, and " if adapters else ""
+    why = "the base has a chat template" if tokenizer.chat_template else "the base has no chat template"
+    return load_template("auto", tokenizer), f"{card}{why}"
+
+
+def end_ids(base: Path, tokenizer: Any, template: Template) -> tuple[int, ...]:
+    """The tokens that end an answer here: EOS, the template's turn end, and those that the base's settings name."""
+    from transformers import GenerationConfig
+
+    ids = [tokenizer.eos_token_id, template.turn_end]
+    if (base / "generation_config.json").is_file():
+        named = GenerationConfig.from_pretrained(str(base)).eos_token_id
+        ids += named if isinstance(named, list) else [named]
+    rows = embedding_rows(base, len(tokenizer))
+    return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < rows))
+
+
+def _called(used: Strength) -> str:
+    return used.name if used.scale == 1 else f"{used.name}-{used.scale:g}"
+
+
+def _begins_with_bos(tokenizer: Any) -> bool:
+    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+
+
+def plain_name(text: str) -> str:
+    """A name that every tool takes: small letters, digits, points, dashes."""
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or BASE_ALONE

@@ -1,0 +1,149 @@
+"""The command: what is refused, what is left behind, what is kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alpaca.errors import BadSetting, CheckUnavailable, ExportFailed, ExportRefused, WrongBase
+from alpaca.export import exporting
+from alpaca.export.checking import check_all
+from alpaca.export.proof import read_proofs
+from tests.conftest import ROOT, make_base
+from tests.export.conftest import Export
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith((".", "out")))
+
+
+def test_a_folder_that_is_there_is_not_touched(out: Export, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    with pytest.raises(ExportRefused, match="nothing is overwritten"):
+        out("merged")
+    assert (tmp_path / "out" / "mine").read_text() == "x"
+
+
+def test_what_does_not_answer_as_here_is_not_kept(
+    out: Export, adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: the adapter is left out while the weights are written."""
+    from alpaca.export.weights import MergedWeights
+
+    plain = MergedWeights._base
+    monkeypatch.setattr(MergedWeights, "tensor", lambda self, name: plain(self, name))
+    with pytest.raises(ExportFailed, match=r"not kept.*adapter is not applied"):
+        out("merged", adapters / "a", dtype="fp32")
+    assert left(tmp_path) == []
+
+
+def test_too_little_disk_is_said_before_work_begins(
+    out: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "free_space", lambda folder: 1000)
+    with pytest.raises(ExportRefused, match=r"needs 6. MB.*1 kB are free"):
+        out("gguf")
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("what", "options", "said"),
+    [
+        ("merged", {"adapter_scale": 5.0}, "--adapter_scale is 5"), ("gguf", {"outtype": "Q6_K"}, "F32, F16, BF16"),
+        ("gguf-lora", {"outtype": "Q8_0"}, "written as F32 and F16"), ("vllm", {"gpus": 0}, "number from 1"),
+    ],
+)  # fmt: skip
+def test_a_bad_option_is_refused(out: Export, adapters: Path, what: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadSetting, match=said):
+        out(what, adapters / "a", **options)
+
+
+def test_one_model_takes_one_adapter_and_names_the_composition(out: Export, adapters: Path) -> None:
+    with pytest.raises(BadSetting, match=r"b:0\.5"):
+        out("merged", adapters / "a", adapters / "b")
+
+
+def test_a_composition_is_exported_under_a_name_of_its_own(out: Export, adapters: Path) -> None:
+    folder, (proof,) = out("merged", f"{adapters / 'a'}:0.7+{adapters / 'rslora'}:0.5", dtype="fp32")
+    assert proof.name == "a-0.7-rslora-0.5" and proof.checks[0]["share"] == 1
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "adapter a, strength 0.7" in card and "It answers as here." in card and "license: other" in card
+
+
+def test_an_export_is_checked_again(out: Export, adapters: Path, tiny_base: Path) -> None:
+    folder, _ = out("merged", adapters / "a", dtype="fp32")
+    proofs = read_proofs(folder)
+    ((_, agreement),) = check_all(folder, proofs, lambda line: None)
+    assert agreement.good
+    config = (folder / "tokenizer_config.json").read_text()
+    (folder / "chat_template.jinja").write_text((folder / "chat_template.jinja").read_text() + "x")
+    (folder / "tokenizer_config.json").write_text(config)
+    ((_, agreement),) = check_all(folder, proofs, lambda line: None)
+    assert not agreement.good and "template" in agreement.verdict
+
+
+def test_a_check_wants_the_base_that_an_adapter_was_made_for(out: Export, adapters: Path, tmp_path: Path) -> None:
+    folder, proofs = out("gguf-lora", adapters / "a")
+    other = make_base(tmp_path / "other", seed=3)
+    with pytest.raises(WrongBase, match="is another base"):
+        check_all(folder, proofs, lambda line: None, base_model=str(other))
+
+
+def test_a_folder_without_a_proof_can_not_be_checked(tmp_path: Path) -> None:
+    with pytest.raises(CheckUnavailable, match=r"has no proof\.json"):
+        read_proofs(tmp_path)
+    (tmp_path / "proof.json").write_text('{"format": 7, "models": []}')
+    with pytest.raises(CheckUnavailable, match="format 7"):
+        read_proofs(tmp_path)
+
+
+def test_an_interrupted_export_leaves_nothing(tiny_base: Path, adapters: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable, "-m", "alpaca.export", "merged", "--base_model", str(tiny_base), "--adapter",
+        str(adapters / "a"), "--output_dir", str(tmp_path / "out"),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("writing"):
+            os.kill(process.pid, signal.SIGTERM)
+            break
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    for _ in range(100):
+        if not left(tmp_path):
+            break
+        time.sleep(0.05)
+    assert left(tmp_path) == []
+
+
+def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alpaca.export", "gguf", "--output_dir", str(tmp_path / "x"), "--base_model", "nowhere"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: E3001 BaseNotFound")
+
+
+def test_offline_a_push_says_what_it_would_do(out: Export, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    from alpaca.errors import PushFailed
+    from alpaca.export.hub import check_name, push
+
+    folder, _ = out("merged", adapters / "a")
+    said: list[str] = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    push(folder, "owner/name", said.append)
+    assert "nothing was uploaded" in said[0] and "to owner/name, private" in said[0]
+    with pytest.raises(PushFailed, match="write owner/name"):
+        check_name("name")
