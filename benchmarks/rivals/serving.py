@@ -24,6 +24,7 @@ from benchmarks.rivals.environment import CORES
 from benchmarks.rivals.protocol import Question
 from benchmarks.serve import PROMPTS, make_adapter
 
+BUSY = 10  # percent of the processors that others may use
 BEGINNING = 20  # characters of an answer that are compared
 
 
@@ -91,6 +92,7 @@ class Watch:
 
 def compare(base: Path, tokens: int, rounds: int, ggufs: Sequence[Path] = ()) -> None:
     """Measure and print. `ggufs`: files of the base for llama.cpp, instead of those that our export makes."""
+    warn_where_busy()
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary, ExitStack() as stack:
         folder = Path(temporary)
         adapters = [make_adapter(base, folder / f"adapter-{n}", n) for n in range(3)]
@@ -99,6 +101,16 @@ def compare(base: Path, tokens: int, rounds: int, ggufs: Sequence[Path] = ()) ->
         )
         found, watch = measure(base, company.contenders, adapters, tokens, rounds)
     show(base, company, found, watch, tokens, rounds)
+
+
+def warn_where_busy() -> None:
+    """Threads that spin until the others of their team are there take many times as long where one of them must wait
+    for a processor: rather say so than measure it."""
+    import psutil
+
+    busy = psutil.cpu_percent(interval=2)
+    if busy > BUSY:
+        say(f"other programs use {busy:.0f} % of the processors: better wait until they have ended")
 
 
 def measure(
