@@ -26,7 +26,7 @@ TEMPLATE = "alpaca"
 
 
 def make_speaker(folder: Path) -> Path:
-    """A base whose answers end, mostly after some tokens: its end token is nearer to what it says than to others'. Beside
+    """A base whose answers end, mostly after some tokens: its end token is nearer to what it says than others. Beside
     its files lies an adapter, `rs`."""
     from safetensors.torch import load_file, save_file
 
