@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
-from alpaca.errors import WrongBase
+from alpaca.errors import CheckUnavailable, WrongBase
 from alpaca.export import judges, read_back
 from alpaca.export.agreement import Agreement, Tool, check, first_difference_lines
 from alpaca.export.base_gguf import write_base
@@ -31,26 +31,27 @@ def check_all(folder: Path, proofs: Sequence[Proof], say: Say, *, base_model: st
     """
     found: Found = []
     for proof in proofs:
-        for tool in _in_memory(folder, proof, base_model):
-            with tool() as asked:
-                there = mean_loss(asked.model, proof.references)
-                found.append((proof, _judged(proof, asked, there, say)))
-            del asked
-            gc.collect()
-    for proof, agreement in _in_its_tool(folder, proofs, say, base_model):
-        found.append((proof, agreement))
-    return found
+        with _in_memory(folder, proof, base_model) as asked:
+            there = mean_loss(asked.model, proof.references)
+            found.append((proof, _judged(proof, asked, there, say)))
+        del asked
+        gc.collect()
+    return [*found, *_in_its_tool(folder, proofs, say, base_model)]
 
 
 def check_server(proofs: Sequence[Proof], url: str, model: str | None, key: str | None, say: Say) -> Found:
-    """Ask a server with OpenAI's routes; of several models each under its name, of one under `model`."""
-    names = [proof.name for proof in proofs] if len(proofs) > 1 or proofs[0].what == "vllm" else [model]
-    if model is not None:
-        proofs, names = [proof for proof in proofs if len(proofs) == 1 or proof.name == model] or proofs, [model]
-    return [
-        (proof, _judged(proof, OpenAIServer(url, name, key=key), None, say))
-        for proof, name in zip(proofs, names, strict=True)
-    ]
+    """Ask a server with OpenAI's routes. `model`: its name for the only one, or which of several is to be asked; None
+    takes the only one that the server lists, and asks for adapters by their names. Raises CheckUnavailable."""
+    if model is not None and len(proofs) > 1:
+        there = ", ".join(proof.name for proof in proofs)
+        proofs = [proof for proof in proofs if proof.name == model]
+        if not proofs:
+            raise CheckUnavailable(f"--model is {model!r}, and the export holds {there}")
+    found: Found = []
+    for proof in proofs:
+        name = model or (proof.name if proof.what == "vllm" else None)
+        found.append((proof, _judged(proof, OpenAIServer(url, name, key=key), None, say)))
+    return found
 
 
 def _judged(proof: Proof, tool: Tool, there: float | None, say: Say) -> Agreement:
@@ -65,21 +66,16 @@ def _say(proof: Proof, agreement: Agreement, say: Say) -> None:
         say(line)
 
 
-def _in_memory(
-    folder: Path, proof: Proof, base_model: str | None
-) -> list[Callable[[], AbstractContextManager[Transformers]]]:
-    """How the model is asked here, whatever is installed."""
-    files, held = proof.files, proof.here
+def _in_memory(folder: Path, proof: Proof, base_model: str | None) -> AbstractContextManager[Transformers]:
+    """The model as it can be asked here, whatever is installed."""
     if proof.what == "merged":
-        return [lambda: _folder(folder, proof.precision)]
+        return _folder(folder, proof.precision)
     if proof.what == "gguf":
-        return [lambda: read_back.gguf(folder / files["model"], held)]
+        return read_back.gguf(folder / proof.files["model"], proof.here)
     if proof.what == "meta":
-        return [lambda: read_back.meta(folder, proof.ends, held)]
-    base = _base(proof, base_model)
-    place = folder / files["adapter"]
+        return read_back.meta(folder, proof.ends, proof.here)
     made = read_back.gguf_adapter if proof.what == "gguf-lora" else read_back.adapter_folder
-    return [lambda: made(place, base, proof.jinja, proof.ends, held)]
+    return made(folder / proof.files["adapter"], _base(proof, base_model), proof.jinja, proof.ends, proof.here)
 
 
 @contextmanager

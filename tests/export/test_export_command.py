@@ -132,18 +132,3 @@ def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.strip().splitlines()[-1].startswith("error: E3001 BaseNotFound")
-
-
-def test_offline_a_push_says_what_it_would_do(out: Export, adapters: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from huggingface_hub import constants
-
-    from alpaca.errors import PushFailed
-    from alpaca.export.hub import check_name, push
-
-    folder, _ = out("merged", adapters / "a")
-    said: list[str] = []
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    push(folder, "owner/name", said.append)
-    assert "nothing was uploaded" in said[0] and "to owner/name, private" in said[0]
-    with pytest.raises(PushFailed, match="write owner/name"):
-        check_name("name")

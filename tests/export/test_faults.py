@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -26,8 +27,8 @@ TEMPLATE = "alpaca"
 
 
 def make_speaker(folder: Path) -> Path:
-    """A base whose answers end, mostly after some tokens: its end token is nearer to what it says than others. Beside
-    its files lies an adapter, `rs`."""
+    """A base whose answers end, mostly after some tokens, because its end token has a long row. Beside its files lies
+    an adapter, `rs`."""
     from safetensors.torch import load_file, save_file
 
     base = make_base(folder / "speaker", seed=5)
@@ -96,7 +97,7 @@ def test_a_fault_is_found_and_named(model: Leaving, proof: Proof, fault: str) ->
     plant, named = FAULTS[fault]
     found = asked(model, proof, **plant(model))
     assert not found.good
-    assert __import__("re").search(named, found.verdict), found.verdict
+    assert re.search(named, found.verdict), found.verdict
 
 
 def test_a_base_of_the_same_shape_with_other_weights_is_found(model: Leaving, proof: Proof, tmp_path: Path) -> None:

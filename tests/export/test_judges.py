@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,7 @@ def test_vllm_started_by_serve_sh_answers_with_two_adapters_mixed(
         assert vllm["tool"] == f"vLLM on {proof.name}" and vllm["good"], vllm
     first, second = proofs
     with judges.vllm(folder) as url:  # one adapter's answers are not the other's
-        ((_, wrong),) = check_server([dataclasses.replace(first, what="gguf")], url, second.name, None, print)
+        ((_, wrong),) = check_server([first], url, second.name, None, print)
     assert not wrong.good
 
 
