@@ -3,8 +3,8 @@
     python benchmarks/drafts.py              the table of docs/benchmarks.md
     python benchmarks/drafts.py --rounds 1   a quick look
 
-Two engines on the same base take turns, case by case; the median of the rounds counts. Nothing that was computed for
-one answer is used for another, so each has its whole prompt to compute.
+Two engines on the same base take turns, answer by answer; the median of the rounds counts. Nothing that was computed
+for one answer is used for another, so each has its whole prompt to compute.
 """
 
 from __future__ import annotations
@@ -89,22 +89,28 @@ class Case:
     at_once: int
     temperature: float
     speeds: dict[bool, list[float]] = field(default_factory=lambda: {True: [], False: []})
-    """Tokens a second, with guesses and without."""
-    guessed: float = 0.0
-    """Tokens that were guessed, for each one that was said; of these, right ones."""
-    right: float = 0.0
+    """Tokens a second of every round, with guesses and without."""
+    said: int = 0
+    """Tokens, with guesses; of these, how many were guessed, and how many of the guesses were right."""
+    guessed: int = 0
+    right: int = 0
 
-    def run(self, engine: Engine, drafts: bool, seed: int, tokens: int) -> None:
-        requests = [self._request(number, seed, tokens) for number in range(max(len(self.prompts), self.at_once))]
-        before, started, said = engine.stats(), time.perf_counter(), 0
-        for first in range(0, len(requests), self.at_once):
-            found = answers(engine, requests[first : first + self.at_once])
-            said += sum(answer.usage.output_tokens for answer in found if answer.usage)
-        self.speeds[drafts].append(said / (time.perf_counter() - started))
-        if drafts:
-            after = engine.stats()
-            self.guessed = (after.guessed - before.guessed) / said
-            self.right = (after.right - before.right) / said
+    def run(self, engines: dict[bool, Engine], number: int, tokens: int) -> None:
+        """Every prompt once; the engines take turns after each, or after as many as are answered at once."""
+        said, took = {True: 0, False: 0}, {True: 0.0, False: 0.0}
+        before = engines[True].stats()
+        for first in range(0, max(len(self.prompts), self.at_once), self.at_once):
+            requests = [self._request(first + place, number, tokens) for place in range(self.at_once)]
+            for drafts in (False, True) if (first // self.at_once + number) % 2 else (True, False):
+                started = time.perf_counter()
+                said[drafts] += sum(a.usage.output_tokens for a in answers(engines[drafts], requests) if a.usage)
+                took[drafts] += time.perf_counter() - started
+        after = engines[True].stats()
+        self.said += said[True]
+        self.guessed += after.guessed - before.guessed
+        self.right += after.right - before.right
+        for drafts, speeds in self.speeds.items():
+            speeds.append(said[drafts] / took[drafts])
 
     def _request(self, number: int, seed: int, tokens: int) -> Any:
         return request_from_inputs(
@@ -117,7 +123,7 @@ class Case:
         ours, plain = self.speeds[True][1:], self.speeds[False][1:]
         ratio = statistics.median(a / b for a, b in zip(ours, plain, strict=True))
         speeds = f"{statistics.median(plain):8.1f} {statistics.median(ours):8.1f} {ratio:6.2f}"
-        return f"{self.name:48} {speeds} {self.guessed:8.2f} {self.right:6.2f}"
+        return f"{self.name:48} {speeds} {self.guessed / self.said:8.2f} {self.right / self.said:6.2f}"
 
 
 def cases() -> list[Case]:
@@ -153,8 +159,7 @@ def main() -> None:
     found = cases()
     for number in range(options.rounds + 1):
         for case in found:
-            for drafts in (False, True) if number % 2 else (True, False):
-                case.run(engines[drafts], drafts, number, options.tokens)
+            case.run(engines, number, options.tokens)
         _say(f"round {number} of {options.rounds}" + ("" if number else " (warm-up)"))
     print(f"{base.name}, {options.precision}: tokens/s without guesses and with them; guessed and right for each token")
     print(f"{'':48} {'without':>8} {'with':>8} {'ratio':>6} {'guessed':>8} {'right':>6}")
