@@ -229,7 +229,7 @@ test-page: $(SITE_DEV) ## drive the gateway's page in Chromium (Debian, Ubuntu: 
 	@if [ "$(PAGE)" = --if-available ] && ! { command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null; then \
 	    echo "there is no Chromium here: the page is not driven"; \
 	else \
-	    $(PYTEST) -m page tests/gateway/test_page.py; \
+	    $(PYTEST) -m page tests/gateway/test_gateway_page.py; \
 	fi
 
 lint: $(SITE_DEV) ## ruff, mypy, and the floors of the house

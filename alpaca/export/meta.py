@@ -67,7 +67,7 @@ def _feed_forward(dim: int, hidden: int) -> tuple[int, float | None]:
         if leads(multiple, multiplier):
             return multiple, multiplier
     multiple = next(size for size in (256, 128, 64, 32, 16, 8, 4, 2, 1) if hidden % size == 0)
-    multiplier = (hidden - multiple / 2) / int(8 * dim / 3)
+    multiplier = (hidden - multiple // 2 + 0.5) / int(8 * dim / 3)
     if not leads(multiple, multiplier):
         raise ExportRefused(f"no ffn_dim_multiplier leads from dim {dim} to the base's intermediate_size {hidden}")
     return multiple, multiplier

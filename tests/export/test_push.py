@@ -91,7 +91,11 @@ def test_what_was_checked_is_uploaded_with_its_card(hub: Hub, out: Export, adapt
     done = check_and_push(hub, folder, TOKEN)
     assert done.returncode == 0, done.stderr
     assert "hub: uploaded" in done.stdout
-    assert hub.made[0]["name"] == "name" and hub.made[0]["organization"] == "owner" and hub.made[0]["private"]
+    assert (
+        hub.made[0]["name"] == "name"
+        and hub.made[0]["organization"] == "owner"
+        and hub.made[0]["visibility"] == "private"
+    )
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert hub.files.keys() == names >= {"model.safetensors", "README.md", "proof.json", "chat_template.jinja"}
     assert hub.files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
