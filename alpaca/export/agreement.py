@@ -260,9 +260,11 @@ def _diagnosis(
 
 def _nearest_fault(proof: Proof, replies: Sequence[Reply]) -> str | None:
     """The known fault whose first tokens the replies are at least four times nearer to than to ours."""
-    ours = _distance(replies, [(answer.tokens[0], answer.logprobs[0]) for answer in proof.answers])
-    names = proof.answers[0].variants if proof.answers else {}
-    distances = {name: _distance(replies, [answer.variants[name] for answer in proof.answers]) for name in names}
+    tried = [(answer, reply) for answer, reply in zip(proof.answers, replies, strict=True) if answer.variants]
+    theirs = [reply for _, reply in tried]
+    ours = _distance(theirs, [(answer.tokens[0], answer.logprobs[0]) for answer, _ in tried])
+    names = tried[0][0].variants if tried else {}
+    distances = {name: _distance(theirs, [answer.variants[name] for answer, _ in tried]) for name in names}
     nearest = min(distances, key=lambda name: distances[name], default=None)
     return nearest if nearest is not None and 4 * distances[nearest] < ours else None
 
@@ -274,7 +276,7 @@ def _distance(replies: Sequence[Reply], firsts: Sequence[tuple[int, float]]) -> 
         said = reply.said[0] if reply.said else None
         there = said.token if said else None
         total += abs(said.logprob - logprob) if said and there == token else 1.0
-    return total / len(replies)
+    return total / max(1, len(replies))
 
 
 def first_difference_lines(agreement: Agreement) -> list[str]:

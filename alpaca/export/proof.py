@@ -23,8 +23,8 @@ class Answered:
     `prompt`: the ids that were sent. `tokens`: the answer's ids, the end included where it ended (`ended`).
     `logprobs`: of each of them. `margins`: how much more likely each was than the second choice, in nats. `pieces`: the
     text of each token, as other tools spell it. `reach`: how many characters of `text` are whole after each of them.
-    `variants`: the first token and its log-probability of the same model
-    with a known fault, which tells later what is wrong.
+    `variants`: the first token, with its log-probability, of the same model with a known fault, which tells later what
+    is wrong; only some of the answers have them.
     """
 
     kind: str

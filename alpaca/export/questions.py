@@ -13,7 +13,7 @@ from alpaca.evaluation.sets import find_domain, find_general
 from alpaca.prompts.example import Example
 
 COUNT = 40
-SHORT, LONG = 16, 80  # tokens of an answer, at most: few for most, enough for some that an answer ends
+SHORT, LONG = 16, 48  # tokens of an answer, at most: few for most, enough for some that an answer ends
 _ODD = (
     "Say hello to Zoë, Łukasz and Ñandú — “quickly”, please…",
     "羊驼吃什么?请用一句话回答。",
