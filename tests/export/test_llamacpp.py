@@ -97,7 +97,7 @@ def test_a_turn_end_that_is_missing_in_the_file_is_found(
 ) -> None:
     """Planted: the file names another token as the end. A model whose answers end is needed to see it."""
     from alpaca.export import base_gguf
-    from tests.export.test_faults import make_speaker
+    from tests.export.test_planted_faults import make_speaker
 
     base = make_speaker(tmp_path)
     real = base_gguf.vocabulary
