@@ -158,7 +158,8 @@ def _post(says: str, body: str, schema: Schema, *errors: str) -> Schema:
 
 
 def _responses(says: str, schema: Schema, errors: tuple[str, ...], *, plain: bool = False) -> Schema:
-    streamed = {"text/event-stream": {"schema": {"type": "string"}}} if schema == _ref("Answer") else {}
+    event = _object({"data": "string"})  # before OpenAPI 3.2, the schema of a stream is that of each event
+    streamed = {"text/event-stream": {"schema": event}} if schema == _ref("Answer") else {}
     answers: Schema = {
         "200": {"description": says, "content": {"application/json": {"schema": schema}, **streamed}},
     }
