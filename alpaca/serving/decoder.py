@@ -17,6 +17,8 @@ from torch.nn import functional
 from alpaca.errors import BadBase
 from alpaca.serving.attention import Attended, attend
 from alpaca.serving.cache import KeyValueCache, head_dim
+from alpaca.serving.fused import Fused
+from alpaca.serving.kernels import Kernels, Matrix
 from alpaca.serving.norm import RmsNorm
 from alpaca.serving.product import columns_whole, product
 from alpaca.serving.projection import Mix, Projection
@@ -39,11 +41,15 @@ class Step:
     where: Tensor
     """[written] where in the cache each row's key and value go; rows that are padding come last and have no place."""
     parts: Sequence[Attended]
+    """Rows whose attention is torch's."""
     wanted: Tensor
     """[answers] rows whose next token is asked for."""
     mix: Mix | None = None
     head_mix: Mix | None = None
     """The same for the rows in `wanted`, where the head itself can be adapted."""
+    alone: tuple[Tensor, Tensor] | None = None
+    """Where kernels attend: [written] at which token of the cache each row's answer begins, and how much it reads, its
+    own token included, or 0 for a row in `parts`."""
 
 
 @dataclass
@@ -67,6 +73,7 @@ class Decoder:
     context: int
     bits: str | None = None
     """int8 or int4: quantise the layers on a CPU as they are taken over, and the head in int8."""
+    kernels: Kernels | None = None
     layers: list[_Layer] = field(init=False)
     projections: dict[str, tuple[Projection, int]] = field(init=False)
     """Dotted name of every linear layer of the base → where it is computed, and as which member."""
@@ -79,15 +86,18 @@ class Decoder:
         self.head_dim = head_dim(config)
         self.eps: float = config.rms_norm_eps
         self.embedding: Tensor = inner.embed_tokens.weight
-        self.norm = RmsNorm(inner.norm.weight, self.eps)
+        self.norm = self._norm(inner.norm)
         self.projections = {}
         self.layers = [self._layer(f"model.layers.{number}", layer) for number, layer in enumerate(inner.layers)]
         tied = config.tie_word_embeddings or self.model.lm_head.weight is self.embedding
         self.head: Tensor = self.model.lm_head.weight
         self.head_projection = None if tied else self._projection("lm_head", self.model, ["lm_head"])
-        self._quantized_head = Int8Weight(self.head) if tied and self.bits else None
-        self.members = {projection.members for projection, _ in self.projections.values()}
+        tiles = self.kernels is not None and self.kernels.tiles
+        self._quantized_head = Int8Weight(self.head, for_kernels=tiles) if tied and self.bits else None
+        self.members = {1} if self.kernels else {projection.members for projection, _ in self.projections.values()}
+        self._head_matrix = self._quantized_head.matrix if self._quantized_head else Matrix.dense(self.head)
         self.cos, self.sin = self._rotary_table(inner.rotary_emb)
+        self._fused = self._fuse()
 
     @property
     def device(self) -> torch.device:
@@ -100,18 +110,33 @@ class Decoder:
     def forward(self, step: Step, cache: KeyValueCache) -> Tensor:
         """Logits [answers, vocabulary] in fp32; this step's keys and values are in the cache afterwards."""
         x = functional.embedding(step.tokens, self.embedding)
-        x = x if self.bits else columns_whole(x)
-        turn = self._turn(step.positions)
-        for number, layer in enumerate(self.layers):
-            x = x + self._attention(number, layer, layer.input_norm(x), step, turn, cache)
-            gate, up = layer.gate_up(layer.mlp_norm(x), step.mix).chunk(2, dim=-1)
-            x = x + layer.down(functional.silu(gate).mul_(up), step.mix)
+        x = x if self.bits or self.kernels else columns_whole(x)
+        if self._fused is not None and step.alone is not None and self._fits(self._fused, step):
+            strengths = step.mix.strengths[1] if step.mix else None
+            x = self._fused.run(x, step.positions, step.where, cache.memory, step.alone, strengths)
+        else:
+            turn = None if step.alone else self._turn(step.positions)
+            for number, layer in enumerate(self.layers):
+                x = x + self._attention(number, layer, layer.input_norm(x), step, turn, cache)
+                x = x + layer.down(self._gated(layer.gate_up(layer.mlp_norm(x), step.mix)), step.mix)
         x = self.norm(x if len(step.wanted) == len(x) else x[step.wanted])
         if self.head_projection is not None:
             return self.head_projection(x, step.head_mix).float()
+        if self.kernels is not None and self._head_matrix is not None:
+            return self.kernels.product(x, self._head_matrix, wide=True)
         if self._quantized_head is not None and len(x) <= FEW["int8"]:
             return self._quantized_head.product(x).float()
         return product(x, self.head).float()
+
+    def _fits(self, fused: Fused, step: Step) -> bool:
+        """Whether nothing in a step is torch's: no long chunk of a prompt, and no DoRA."""
+        return fused.takes(len(step.tokens)) and not step.parts and not (step.mix and step.mix.gains)
+
+    def _gated(self, gate_up: Tensor) -> Tensor:
+        if self.kernels is not None:
+            return self.kernels.gated(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return functional.silu(gate).mul_(up)
 
     def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos and signed sin of every head of the rows, [rows, heads + 2 · kv_heads, head_dim]; values keep theirs."""
@@ -121,18 +146,32 @@ class Decoder:
         return torch.cat((cos, cos.new_ones(shape)), 1), torch.cat((sin, sin.new_zeros(shape)), 1)
 
     def _attention(
-        self, number: int, layer: _Layer, x: Tensor, step: Step, turn: tuple[Tensor, Tensor], cache: KeyValueCache
+        self,
+        number: int,
+        layer: _Layer,
+        x: Tensor,
+        step: Step,
+        turn: tuple[Tensor, Tensor] | None,
+        cache: KeyValueCache,
     ) -> Tensor:
         rows, written, turned = len(x), len(step.where), self.heads + self.kv_heads
         heads = layer.qkv(x, step.mix).contiguous().view(rows, turned + self.kv_heads, self.head_dim)
         if layer.query_norm is not None and layer.key_norm is not None:
             queries, keys, values = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
             heads = torch.cat((layer.query_norm(queries), layer.key_norm(keys), values), 1)
-        heads = rotate(heads, *turn)
-        cache.write(number, step.where, heads[:written, self.heads :])
-        queries = heads[:, : self.heads]
-        found = torch.empty_like(queries) if written == rows else heads.new_zeros(queries.shape)
         scale = self.head_dim**-0.5
+        if self.kernels is not None and step.alone is not None:
+            tables, memory = (self.cos, self.sin), cache.memory[number]
+            found = self.kernels.attention(
+                heads, self.heads, tables, step.positions, step.where, memory, *step.alone, scale
+            )
+            queries = heads[:, : self.heads]
+        else:
+            assert turn is not None
+            heads = rotate(heads, *turn)
+            cache.write(number, step.where, heads[:written, self.heads :])
+            queries = heads[:, : self.heads]
+            found = torch.empty_like(queries) if written == rows else heads.new_zeros(queries.shape)
         attend(queries, cache.keys[number], cache.values[number], step.parts, scale, found)
         return layer.out(found.view(rows, -1), step.mix)
 
@@ -140,19 +179,29 @@ class Decoder:
     def _layer(self, name: str, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return _Layer(
-            RmsNorm(layer.input_layernorm.weight, self.eps),
+            self._norm(layer.input_layernorm),
             self._projection(f"{name}.self_attn", attention, ["q_proj", "k_proj", "v_proj"]),
             self._projection(f"{name}.self_attn", attention, ["o_proj"]),
-            RmsNorm(attention.q_norm.weight, self.eps) if hasattr(attention, "q_norm") else None,
-            RmsNorm(attention.k_norm.weight, self.eps) if hasattr(attention, "k_norm") else None,
-            RmsNorm(layer.post_attention_layernorm.weight, self.eps),
+            self._norm(attention.q_norm) if hasattr(attention, "q_norm") else None,
+            self._norm(attention.k_norm) if hasattr(attention, "k_norm") else None,
+            self._norm(layer.post_attention_layernorm),
             self._projection(f"{name}.mlp", mlp, ["gate_proj", "up_proj"]),
             self._projection(f"{name}.mlp", mlp, ["down_proj"]),
         )
 
+    def _fuse(self) -> Fused | None:
+        if self.kernels is None or any(layer.qkv.matrix is None for layer in self.layers):
+            return None
+        heads = (self.heads, self.kv_heads, self.head_dim)
+        return Fused(self.kernels, self.layers, heads=heads, eps=self.eps, tables=(self.cos, self.sin))
+
+    def _norm(self, module: nn.Module) -> RmsNorm:
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        return RmsNorm(weight, self.eps, self.kernels)
+
     def _projection(self, prefix: str, module: nn.Module, names: list[str]) -> Projection:
         bits = "int8" if self.bits and names == ["lm_head"] else self.bits
-        projection = Projection([getattr(module, name) for name in names], self.columns, bits)
+        projection = Projection([getattr(module, name) for name in names], self.columns, bits, self.kernels)
         for member, name in enumerate(names):
             full = name if name == "lm_head" else f"{prefix}.{name}"
             self.projections[full] = (projection, member)

@@ -45,6 +45,8 @@ class EngineLimits:
     nowhere (GRAPHS=0), True also on a CPU, one operation at a time."""
     drafts: bool = True
     """Next tokens are guessed, and several checked in one step (DRAFTS)."""
+    kernels: bool = True
+    """A step's operations are compiled for the processor, where the base is on a CPU (KERNELS)."""
 
     @classmethod
     def from_environment(cls, project: Path) -> EngineLimits:
@@ -60,6 +62,7 @@ class EngineLimits:
             separate=_number("SEPARATE_REQUESTS", 0, 1) == 1,
             graphs=False if _number("GRAPHS", 0, 1) == 0 else None,
             drafts=_number("DRAFTS", 0, 1) != 0,
+            kernels=_number("KERNELS", 0, 1) != 0,
         )
 
 
@@ -68,18 +71,18 @@ def default_roots(project: Path) -> tuple[Path, ...]:
     return project / "adapters", project / "lora-*"
 
 
-def plan_columns(config: Any, dtype: torch.dtype, wanted: int | None, free: int, device: torch.device) -> int:
-    """Rank columns to set aside, a multiple of 16, and at least 16."""
-    count = wanted or min(COLUMNS, int(free * COLUMNS_SHARE) // bytes_per_column(config, dtype, device))
+def plan_columns(per_column: int, wanted: int | None, free: int) -> int:
+    """Rank columns to set aside, a multiple of 16, and at least 16; `per_column`: bytes of each."""
+    count = wanted or min(COLUMNS, int(free * COLUMNS_SHARE) // per_column)
     return max(PAGE, count // PAGE * PAGE)
 
 
-def bytes_per_column(config: Any, dtype: torch.dtype, device: torch.device) -> int:
-    """What one rank of every linear layer takes; see Projection for the two matrices."""
+def bytes_per_column(config: Any, dtype: torch.dtype, device: torch.device, *, kernels: bool = False) -> int:
+    """What one rank of every linear layer takes; see Projection for its matrices. `kernels`: whether there are any."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * head_dim(config)
     both = queries + 2 * config.num_key_value_heads * head_dim(config)
-    down, up = dtype.itemsize, dtype.itemsize + 4 * alone_apart(dtype, device)
+    down, up = dtype.itemsize, dtype.itemsize + 4 * (alone_apart(dtype, device) and not kernels)
     layer = 3 * (hidden * down + both * up) + (queries * down + hidden * up)
     layer += 2 * (hidden * down + 2 * inner * up) + (inner * down + hidden * up)
     head = 0 if config.tie_word_embeddings else hidden * down + config.vocab_size * up

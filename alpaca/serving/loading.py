@@ -19,6 +19,7 @@ from alpaca.serving.decoder import Decoder, longest_context
 from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
+from alpaca.serving.kernels import open_kernels
 from alpaca.serving.limits import EngineLimits, bytes_per_column, plan_columns
 
 LEFT = {"cuda": 0, "cpu": 150_000_000}
@@ -89,10 +90,11 @@ def _make_room(base: LoadedBase, limits: EngineLimits, say: Say) -> tuple[Decode
     """The decoder with its room for adapters, and how much memory keys and values get of the rest."""
     model, config = base.model, base.model.config
     device, dtype = model.device, model.get_input_embeddings().weight.dtype
-    columns = plan_columns(config, dtype, limits.columns, free_memory(device), device)
-    per_column = bytes_per_column(config, dtype, device)
+    kernels = open_kernels(config, dtype, device, limits.kernels, say)
+    per_column = bytes_per_column(config, dtype, device, kernels=kernels is not None)
+    columns = plan_columns(per_column, limits.columns, free_memory(device))
     longest = longest_context(config)
-    decoder = Decoder(model, columns, min(longest, limits.context or longest), base.bits)
+    decoder = Decoder(model, columns, min(longest, limits.context or longest), base.bits, kernels)
     plan = plan_cache(
         config,
         dtype,

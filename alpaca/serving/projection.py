@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from alpaca.serving.kernels import Kernels, Matrix
 from alpaca.serving.memory import zeros
 from alpaca.serving.product import product
 from alpaca.serving.quantized import QUANTIZED
@@ -28,7 +29,8 @@ class Mix:
     width: int
     """How many columns are in use, counted from the first."""
     strengths: dict[int, Tensor]
-    """members → [tokens, width · members]; every column repeated for each member of a projection."""
+    """members → [tokens, width · members]; every column repeated for each member of a projection. Kernels take them
+    unrepeated."""
     gains: list[tuple[Tensor, str]] = field(default_factory=list)
     """DoRA: (indices of the tokens, the adapter's content hash)."""
 
@@ -36,7 +38,9 @@ class Mix:
 class Projection:
     """One product for layers that share their input, such as q, k and v; their outputs come side by side."""
 
-    def __init__(self, linears: Sequence[nn.Module], columns: int, bits: str | None = None) -> None:
+    def __init__(
+        self, linears: Sequence[nn.Module], columns: int, bits: str | None = None, kernels: Kernels | None = None
+    ) -> None:
         """Dense layers are moved into one matrix and become views of it, or into one of fewer `bits` (int8, int4) and
         are empty afterwards."""
         self.linears = list(linears)
@@ -54,13 +58,17 @@ class Projection:
         device = first.device
         self.weight = zeros(self.size * self.dense + rows, inputs, dtype=dtype, device=device)
         self.bias = self._join_biases(rows * self.dense) if plain else None
-        self._quantized = QUANTIZED[bits](self._move_out()) if plain and bits else None
+        tiles = kernels is not None and kernels.tiles
+        self._quantized = QUANTIZED[bits](self._move_out(), for_kernels=tiles) if plain and bits else None
         if self.dense:
             self._move_in()
-        self.up = zeros(self.size, rows, dtype=dtype, device=device)
-        self.up_alone = (
-            zeros(rows, self.size, dtype=torch.float32, device=device) if alone_apart(dtype, device) else None
-        )
+        self.kernels = kernels
+        self.matrix = Matrix.dense(self.weight[: self.size]) if self.dense else None
+        if self._quantized is not None:
+            self.matrix = self._quantized.matrix
+        self.ends = torch.tensor(self.sizes).cumsum(0)
+        self.up = None if kernels else zeros(self.size, rows, dtype=dtype, device=device)
+        self.up_turned = turned_up(rows, self.size, dtype, device, kernels)
 
     @property
     def down(self) -> Tensor:
@@ -69,6 +77,8 @@ class Projection:
 
     def __call__(self, x: Tensor, mix: Mix | None = None) -> Tensor:
         """x [tokens, inputs] → [tokens, outputs of all members]."""
+        if self.kernels is not None:
+            return self._by_kernels(self.kernels, x, mix)
         width = mix.width * self.members if mix else 0
         weight, bias, up, alone = self._used.get(width) or self._use(width)
         y = product(x, weight, bias) if self.dense else self._base(x)
@@ -86,6 +96,17 @@ class Projection:
             return y.add_(low.float() @ alone)
         return y.t().addmm_(up, low.t()).t() if y.stride(0) == 1 else y.addmm_(low, up.t())
 
+    def _by_kernels(self, kernels: Kernels, x: Tensor, mix: Mix | None) -> Tensor:
+        bias = None if self.bias is None else self.bias[: self.size]
+        y = self._base(x) if self.matrix is None else kernels.product(x, self.matrix, bias)
+        if mix is None or not mix.width:
+            return y
+        for rows, digest in mix.gains:
+            if digest in self.gains:
+                y[rows] *= self.gains[digest]
+        assert self.up_turned is not None
+        return kernels.add_adapters(y, x, self.down, self.up_turned, mix.strengths[1], self.ends)
+
     def _base(self, x: Tensor) -> Tensor:
         """The base's layers where they are quantised, here or by bitsandbytes."""
         if self._quantized is None:
@@ -97,7 +118,8 @@ class Projection:
         """The parts of the matrices that a step over `width` columns multiplies with; kept, for slicing takes time."""
         rows = self.size * self.dense + width
         bias = None if self.bias is None else self.bias[: self.size + width * self.dense]
-        alone = None if self.up_alone is None else self.up_alone[:width]
+        alone = None if self.up_turned is None else self.up_turned[:width]
+        assert self.up is not None
         self._used[width] = self.weight[:rows], bias, self.up[:, :width], alone
         return self._used[width]
 
@@ -107,9 +129,10 @@ class Projection:
         for member in range(self.members):
             rows = columns * self.members + member
             self.down[rows] = 0
-            self.up[:, rows] = 0
-            if self.up_alone is not None:
-                self.up_alone[rows] = 0
+            if self.up is not None:
+                self.up[:, rows] = 0
+            if self.up_turned is not None:
+                self.up_turned[rows] = 0
 
     def load(self, member: int, columns: Tensor, a: Tensor, b: Tensor) -> None:
         """Copy one layer's adapter in: a [rank, inputs], b [rank, outputs of the member], scaled."""
@@ -117,9 +140,10 @@ class Projection:
         start = sum(self.sizes[:member])
         self.down[rows] = a.to(self.down)
         outputs = slice(start, start + self.sizes[member])
-        self.up[outputs, rows] = b.T.to(self.up)
-        if self.up_alone is not None:
-            self.up_alone[rows, outputs] = b.to(self.up_alone)
+        if self.up is not None:
+            self.up[outputs, rows] = b.T.to(self.up)
+        if self.up_turned is not None:
+            self.up_turned[rows, outputs] = b.to(self.up_turned)
 
     def set_gain(self, digest: str, member: int, gain: Tensor) -> None:
         """Remember DoRA's factors [outputs of the member] for an adapter; outputs without one keep 1."""
@@ -155,7 +179,16 @@ class Projection:
         return joined
 
 
+def turned_up(
+    rows: int, outputs: int, dtype: torch.dtype, device: torch.device, kernels: Kernels | None
+) -> Tensor | None:
+    """B [columns · members, outputs] as kernels read it, or a second time in fp32 for steps of a single row: on a CPU a
+    product as thin as that is twice as fast in fp32 as in bf16, and a wider one slower."""
+    if kernels is not None:
+        return zeros(rows, outputs, dtype=dtype, device=device)
+    return zeros(rows, outputs, dtype=torch.float32, device=device) if alone_apart(dtype, device) else None
+
+
 def alone_apart(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether B is kept a second time, in fp32, for steps of a single row: on a CPU a product as thin as that is twice
-    as fast in fp32 as in bf16, and a wider one slower."""
+    """Whether B is kept a second time, in fp32, without kernels."""
     return device.type == "cpu" and dtype != torch.float32

@@ -3,8 +3,8 @@
     int8   W ≈ s ∘ Q: one scale for each output
     int4   W ≈ s ∘ (Q - 8) + z: a scale and a zero for each 32 inputs of each output
 
-Torch has products that take such weights as they are. They pay for few rows; for more, the weights are widened and
-multiplied as bf16.
+Kernels with tiles take such weights as they are. So do products of torch's, which pay for few rows; for more, the
+weights are widened and multiplied as bf16.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from alpaca.serving.kernels import Matrix
 
 GROUP = 32  # inputs that share a scale and a zero in int4
 STEP = 64  # outputs that lie together in int4
@@ -25,17 +27,18 @@ TINY = torch.finfo(torch.float32).tiny
 class Int8Weight:
     """Q in int8, its scales in bf16."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._more = (
-            -weight.shape[1] % GROUP
-        )  # torch's product reads whole groups, and beyond the end where there is none
+    def __init__(self, weight: Tensor, *, for_kernels: bool = False) -> None:
+        # Torch's product reads whole groups, and beyond the end where there is none.
+        self._more = -weight.shape[1] % GROUP
         wide = functional.pad(weight.float(), (0, self._more))
         self._scales = (wide.abs().amax(1) / 127).clamp_(min=TINY).bfloat16()
         self._numbers = wide.div_(self._scales.float()[:, None]).round_().clamp_(-127, 127).to(torch.int8)
         self.nbytes = self._numbers.nbytes + self._scales.nbytes
+        self.matrix = Matrix(self._numbers, self._scales, 8, *self._numbers.shape) if for_kernels else None
+        """As the kernels read it."""
 
     def product(self, x: Tensor) -> Tensor:
-        """x·Wᵀ: x [rows, inputs] in bf16 → [rows, outputs]."""
+        """x·Wᵀ by torch: x [rows, inputs] in bf16 → [rows, outputs]."""
         x = functional.pad(x, (0, self._more)) if self._more else x.contiguous()
         if len(x) <= FEW["int8"]:
             return torch._weight_int8pack_mm(x, self._numbers, self._scales)
@@ -43,9 +46,9 @@ class Int8Weight:
 
 
 class Int4Weight:
-    """Q from 0 to 15, two in a byte, in the order in which torch's product reads them."""
+    """Q from 0 to 15, two in a byte, in the order in which the kernels' product reads them, or torch's."""
 
-    def __init__(self, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor, *, for_kernels: bool = False) -> None:
         self._outputs = weight.shape[0]
         self._more = -weight.shape[1] % GROUP
         padded = functional.pad(weight.float(), (0, self._more, 0, -self._outputs % STEP))
@@ -54,12 +57,15 @@ class Int4Weight:
         scales = ((high - low) / 15).clamp_(min=TINY).bfloat16()
         zeros = (low + 8 * scales.float()).bfloat16()
         numbers = groups.sub_(zeros.float()).div_(scales.float()).add_(8).round_().clamp_(0, 15).to(torch.int32)
-        self._packed = _pack(numbers.view(padded.shape))
-        self._scales = torch.cat((scales, zeros), -1).transpose(0, 1).contiguous()  # [inputs / 32, outputs, 2]
+        both = torch.cat((scales, zeros), -1)  # [outputs, inputs / 32, 2]
+        self._scales = both if for_kernels else both.transpose(0, 1).contiguous()
+        self._packed = _halves(numbers) if for_kernels else _pack(numbers.view(padded.shape))
         self.nbytes = self._packed.nbytes + self._scales.nbytes
+        self.matrix = Matrix(self._packed, self._scales, 4, *weight.shape) if for_kernels else None
+        """As the kernels read it; what is packed for them is nothing for torch's product."""
 
     def product(self, x: Tensor) -> Tensor:
-        """x·Wᵀ: x [rows, inputs] in bf16 → [rows, outputs]."""
+        """x·Wᵀ by torch: x [rows, inputs] in bf16 → [rows, outputs]."""
         x = functional.pad(x, (0, self._more)) if self._more else x.contiguous()
         if len(x) <= FEW["int4"] or not halves_lie_apart():
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(x, self._packed, GROUP, self._scales)
@@ -78,6 +84,12 @@ class Int4Weight:
 
 
 QUANTIZED: dict[str, type[Int8Weight | Int4Weight]] = {"int8": Int8Weight, "int4": Int4Weight}
+
+
+def _halves(groups: Tensor) -> Tensor:
+    """[outputs, groups, 32] as bytes [outputs, groups · 16]: the first 16 of a group below, the others above."""
+    low, high = groups.to(torch.uint8).chunk(2, -1)
+    return (low | high << 4).flatten(1)
 
 
 def _pack(numbers: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from alpaca.serving.transfer import send
 
 FREE_ROWS = 16  # up to this many rows, each number has its own compiled products; beyond, they are padded to multiples
 
+ALONE = 16  # tokens of an answer; to more than these, kernels attend more slowly than torch
+
 Parts = list[tuple[Sequence, int]]
 
 
@@ -23,6 +25,8 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
     positions: list[int] = []
     where: list[int] = []
     wanted: list[int] = []
+    starts: list[int] = []
+    lengths: list[int] = []
     for answer, count in ordered:
         assert answer.slot is not None
         end = answer.computed + count
@@ -30,11 +34,14 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
         positions += range(answer.computed, end)
         where += range(answer.slot.start + answer.computed, answer.slot.start + end)
         wanted += range(len(tokens) - _asked(answer, count), len(tokens))
-    padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS else 0
+        if decoder.kernels is not None:
+            starts += [answer.slot.start] * count
+            lengths += range(answer.computed + 1, end + 1) if count <= ALONE else [0] * count
+    padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS and decoder.kernels is None else 0
     device = decoder.device
     users: list[User] = [(answer.places, count) for answer, count in ordered]
     asked: list[User] = [(answer.places, rows) for answer, count in ordered if (rows := _asked(answer, count))]
-    numbers = (tokens + [0] * padding, positions + [0] * padding, where, wanted)
+    numbers = (tokens + [0] * padding, positions + [0] * padding, where, wanted, starts, lengths)
     together = send(torch.tensor([number for part in numbers for number in part], dtype=torch.long), device)
     sent = together.split([len(part) for part in numbers])
     step = Step(
@@ -43,6 +50,7 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
         where=sent[2],
         parts=_attention(ordered, decoder),
         wanted=sent[3],
+        alone=(sent[4], sent[5]) if decoder.kernels is not None else None,
         mix=mix([*users, ((), padding)], decoder.members, decoder.dtype, device),
         head_mix=mix(asked, {1}, decoder.dtype, device) if decoder.head_projection else None,
     )
@@ -55,12 +63,14 @@ def _asked(answer: Sequence, count: int) -> int:
 
 
 def _attention(ordered: Parts, decoder: Decoder) -> list[Attended]:
+    """What torch attends to: without kernels everything, else the chunks that are long."""
     decoding = [Row(a.slot.start, a.slot.size, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
-    found: list[Attended] = [*spans(decoding, decoder.device)]
+    found: list[Attended] = [] if decoder.kernels else [*spans(decoding, decoder.device)]
     first = len(decoding)
     for answer, count in ordered[len(decoding) :]:
         assert answer.slot is not None
         group = decoder.heads // decoder.kv_heads
-        found.append(prefill(first, count, answer.slot.start, answer.computed, group, decoder.device))
+        if decoder.kernels is None or count > ALONE:
+            found.append(prefill(first, count, answer.slot.start, answer.computed, group, decoder.device))
         first += count
     return found

@@ -13,6 +13,7 @@ from alpaca.errors import BadSetting, NoRoom
 from alpaca.serving.cache import PLACES, SHARE, CachePlan, KeyValueCache, plan_cache
 from alpaca.serving.decoder import Decoder
 from alpaca.serving.draft import LONGEST
+from alpaca.serving.kernels import open_kernels
 from alpaca.serving.limits import COLUMNS, EngineLimits, bytes_per_column, plan_columns
 from alpaca.serving.loading import load_base, open_engine
 
@@ -163,14 +164,16 @@ def test_what_wrong_guesses_left_behind_an_answer_is_gone_before_the_next() -> N
 
 
 # --- room for adapters --------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_column_takes_what_the_decoder_sets_aside_for_it(dtype: torch.dtype) -> None:
-    config = LlamaConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": True})
-    decoder = Decoder(LlamaForCausalLM(config).to(dtype), columns=32, context=64)
+@pytest.mark.parametrize("how", ["fp32", "bf16", "kernels"])
+def test_a_column_takes_what_the_decoder_sets_aside_for_it(how: str) -> None:
+    dtype, by_kernels = torch.float32 if how == "fp32" else torch.bfloat16, how == "kernels"
+    config = LlamaConfig(**{**CONFIG.to_dict(), "tie_word_embeddings": True, "head_dim": 32})
+    kernels = open_kernels(config, dtype, CPU, by_kernels, print)
+    decoder = Decoder(LlamaForCausalLM(config).to(dtype), columns=32, context=64, kernels=kernels)
     projections = {id(projection): projection for projection, _ in decoder.projections.values()}.values()
-    parts = [(p.down, p.up, *([] if p.up_alone is None else [p.up_alone])) for p in projections]
-    held = sum(tensor.nbytes for tensors in parts for tensor in tensors)
-    assert held == 32 * bytes_per_column(config, dtype, CPU)
+    parts = [tensor for p in projections for tensor in (p.down, p.up, p.up_turned) if tensor is not None]
+    assert (kernels is not None) == by_kernels
+    assert sum(tensor.nbytes for tensor in parts) == 32 * bytes_per_column(config, dtype, CPU, kernels=by_kernels)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +181,11 @@ def test_a_column_takes_what_the_decoder_sets_aside_for_it(dtype: torch.dtype) -
     [(None, 10**12, COLUMNS), (None, 0, 16), (48, 0, 48), (50, 10**12, 48), (16, 10**12, 16)],
 )
 def test_columns_are_a_multiple_of_a_page_and_at_least_one(wanted: int | None, free: int, columns: int) -> None:
-    assert plan_columns(CONFIG, torch.bfloat16, wanted, free, CPU) == columns
+    assert plan_columns(1000, wanted, free) == columns
 
 
 def test_columns_take_a_tenth_of_the_free_memory_at_most() -> None:
-    per_column = bytes_per_column(CONFIG, torch.bfloat16, CPU)
-    assert plan_columns(CONFIG, torch.bfloat16, None, per_column * 1000, CPU) == 96
+    assert plan_columns(500, None, 500 * 1000) == 96
 
 
 # --- what the operator sets ---------------------------------------------------------------------------------------

@@ -24,17 +24,12 @@ from alpaca.serving.loading import load_base, open_engine
 from alpaca.serving.lora import Place
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.sampling import Sampler, choose
-from alpaca.serving.sequence import Job, Sequence
-from alpaca.serving.slots import BLOCK, Slot
+from alpaca.serving.slots import BLOCK
 from alpaca.serving.step import Parts, build_step
-from alpaca.serving.text import TextStream
 from alpaca.serving.together import answers
-from tests.conftest import make_tokenizer
+from tests.serving.by_hand import COLUMNS, decoding, place
 from tests.serving.oracle import Oracle
 from tests.serving.peft_adapters import EVERY_KIND, make_adapters
-
-COLUMNS = 96
-TOKENIZER = make_tokenizer()
 
 
 class Pool:
@@ -71,22 +66,6 @@ class Pool:
         order = [ordered.index(part) for part in parts]
         differs = [new - memory for new, memory in zip(after, (*self.cache.keys, *self.cache.values), strict=True)]
         return fixed, plain[order], differs
-
-
-def decoding(start: int, length: int, used: list[tuple[Place, float]]) -> Sequence:
-    request = GenerationRequest(Example.single("hay"))
-    tokens = torch.randint(4, 300, (length,), generator=torch.Generator().manual_seed(start)).tolist()
-    sampler = Sampler(request, tokens, seed=0, eos_ids=[2])
-    answer = Sequence(Job(request, (), tokens, 10), 0, sampler, TextStream(TOKENIZER), frozenset(), tokens, length - 1)
-    answer.slot, answer.places = Slot(start, -(-length // BLOCK) * BLOCK), tuple(used)
-    return answer
-
-
-def place(first: int, last: int, *, dora: bool = False) -> Place:
-    """An adapter in columns first … last."""
-    strength = torch.zeros(COLUMNS)
-    strength[first:last] = 1.0
-    return Place(f"{first}-{last}", [], strength, last, dora)
 
 
 A, B = place(0, 16), place(48, 80)
