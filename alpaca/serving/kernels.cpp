@@ -26,6 +26,7 @@ namespace {
 using bf16 = uint16_t;
 constexpr long LANES = 16;   // numbers in a vector, rows and columns of a tile
 constexpr long DEPTH = 32;   // inputs that a tile takes
+constexpr float NOTHING = -60;  // e to the power of less counts for nothing, and would be slow to multiply with
 constexpr long LARGE = 1 << 14;  // numbers; with fewer, starting a team of threads takes longer than it saves
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -414,6 +415,7 @@ void product_by_rows(const bf16* x, long rows, const Matrix& matrix, const Resul
 }
 
 void multiply(const bf16* x, long rows, const Matrix& matrix, const Result& result, bool tiles) {
+    if (rows == 0) return;
 #if defined(TILES)
 #if defined(__AMX_INT8__)
     if (tiles && matrix.bits == 8 && matrix.inputs % DEEP == 0) return product_of_bytes(x, rows, matrix, result);
@@ -465,10 +467,11 @@ template <int PARTS> void attend(const Reading& of, float* scores, long padded) 
     for (long one = 0; one < of.group; one++) {
         float *row = scores + one * padded, most = row[0];
         for (long token = 1; token < of.length; token++) most = row[token] > most ? row[token] : most;
-        for (long token = of.length; token % LANES; token++) row[token] = -1e30f;  // e to the power of it is 0
+        for (long token = of.length; token % LANES; token++) row[token] = -1e30f;
         Floats whole = {};
         for (long token = 0; token < of.length; token += LANES) {
-            Floats power = exponential(load<Floats>(row + token) - most);
+            Floats below = load<Floats>(row + token) - most;
+            Floats power = below < NOTHING ? Floats{} : exponential(below);
             whole += power;
             memcpy(row + token, &power, sizeof power);
         }

@@ -12,7 +12,7 @@ from alpaca.serving.transfer import send
 
 FREE_ROWS = 16  # up to this many rows, each number has its own compiled products; beyond, they are padded to multiples
 
-ALONE = 16  # tokens of an answer; to more than these, kernels attend more slowly than torch
+PAIRS = 24_576  # of a chunk's tokens and what they read; with more, kernels attend more slowly than torch
 
 Parts = list[tuple[Sequence, int]]
 
@@ -36,7 +36,7 @@ def build_step(parts: Parts, decoder: Decoder) -> tuple[Step, Parts]:
         wanted += range(len(tokens) - _asked(answer, count), len(tokens))
         if decoder.kernels is not None:
             starts += [answer.slot.start] * count
-            lengths += range(answer.computed + 1, end + 1) if count <= ALONE else [0] * count
+            lengths += [0] * count if _is_long(answer, count) else range(answer.computed + 1, end + 1)
     padding = (-len(tokens)) % FREE_ROWS if len(tokens) > FREE_ROWS and decoder.kernels is None else 0
     device = decoder.device
     users: list[User] = [(answer.places, count) for answer, count in ordered]
@@ -62,6 +62,10 @@ def _asked(answer: Sequence, count: int) -> int:
     return max(0, count - answer.remaining + 1)
 
 
+def _is_long(answer: Sequence, count: int) -> bool:
+    return count > 1 and count * (answer.computed + count) > PAIRS
+
+
 def _attention(ordered: Parts, decoder: Decoder) -> list[Attended]:
     """What torch attends to: without kernels everything, else the chunks that are long."""
     decoding = [Row(a.slot.start, a.slot.size, len(a.tokens)) for a, count in ordered if count == 1 and a.slot]
@@ -70,7 +74,7 @@ def _attention(ordered: Parts, decoder: Decoder) -> list[Attended]:
     for answer, count in ordered[len(decoding) :]:
         assert answer.slot is not None
         group = decoder.heads // decoder.kv_heads
-        if decoder.kernels is None or count > ALONE:
+        if decoder.kernels is None or _is_long(answer, count):
             found.append(prefill(first, count, answer.slot.start, answer.computed, group, decoder.device))
         first += count
     return found
