@@ -294,25 +294,36 @@ void product_by_tiles(const bf16* x, long rows, const Matrix& matrix, const Resu
 constexpr long DEEP = 64;   // inputs that a tile of bytes takes
 constexpr long UPPER = 128;
 
-// One row of x in 16 bits, x = scale · (128 · upper + lower), each in a byte: so the matrix is multiplied as it is, and
-// x loses less than by bf16. `to`: where the row's upper and lower bytes begin; four go together, every `width` · 4.
-// Returns the scale.
+// Numbers in 16 bits, 128 · upper + lower, each in a byte: so the matrix is multiplied as it is, and a row that is scaled
+// to them loses less than by bf16.
+struct Halved {
+    __m128i upper, lower;
+};
+
+inline Halved halve(Floats numbers) {
+    const __m512i whole = _mm512_cvtps_epi32((__m512)numbers);
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(UPPER / 2)), 7);
+    return {_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(_mm512_sub_epi32(whole, _mm512_slli_epi32(high, 7)))};
+}
+
+inline float most(const bf16* x, long inputs) {
+    __m512 found = _mm512_setzero_ps();
+    for (long i = 0; i < inputs; i += LANES) found = _mm512_max_ps(found, _mm512_abs_ps((__m512)widen(x + i)));
+    return _mm512_reduce_max_ps(found);
+}
+
+// One row of x, x = scale · (128 · upper + lower). `upper`, `lower`: where its bytes begin; four go together, every
+// `width` · 4. Returns the scale.
 inline float split(const bf16* x, long inputs, long width, int8_t* upper, int8_t* lower) {
-    Floats most = {};
-    for (long i = 0; i < inputs; i += LANES) most = (Floats)_mm512_max_ps((__m512)most, _mm512_abs_ps((__m512)widen(x + i)));
-    const float largest = _mm512_reduce_max_ps((__m512)most), scale = largest / (127 * UPPER);
-    const float factor = largest > 0 ? 1 / scale : 0;
+    const float largest = most(x, inputs), scale = largest / (127 * UPPER), factor = largest > 0 ? 1 / scale : 0;
     for (long i = 0; i < inputs; i += LANES) {
-        __m512i whole = _mm512_cvtps_epi32((__m512)(widen(x + i) * factor));
-        __m512i high = _mm512_srai_epi32(_mm512_add_epi32(whole, _mm512_set1_epi32(UPPER / 2)), 7);
-        __m128i low = _mm512_cvtepi32_epi8(_mm512_sub_epi32(whole, _mm512_slli_epi32(high, 7)));
+        const Halved two = halve(widen(x + i) * factor);
         int8_t both[2][LANES];
-        memcpy(both[0], &low, LANES);
-        low = _mm512_cvtepi32_epi8(high);
-        memcpy(both[1], &low, LANES);
+        memcpy(both[0], &two.upper, LANES);
+        memcpy(both[1], &two.lower, LANES);
         for (long four = 0; four < 4; four++) {
-            memcpy(lower + (i / 4 + four) * width * 4, both[0] + four * 4, 4);
-            memcpy(upper + (i / 4 + four) * width * 4, both[1] + four * 4, 4);
+            memcpy(upper + (i / 4 + four) * width * 4, both[0] + four * 4, 4);
+            memcpy(lower + (i / 4 + four) * width * 4, both[1] + four * 4, 4);
         }
     }
     return scale;
@@ -375,6 +386,97 @@ void product_of_bytes(const bf16* x, long rows, const Matrix& matrix, const Resu
         _tile_release();
     }
 }
+
+// A few rows times 4 bits. Of each 64 inputs, two groups, the bytes go together as they are unpacked: first the lower
+// halves of both groups, then the upper ones; `order` says where an input lies. Sums of products with numbers from 0 to
+// 15 are exact; what is added for each group, zero - 8 · scale, is multiplied with the group's total.
+constexpr long FEW_ROWS = 4;
+constexpr long AHEAD = 2048;  // bytes; what is read so much later is on its way by then
+
+inline long order(long input) {
+    const long in = input % DEEP, group = in / DEPTH, half = in % DEPTH / LANES;
+    return input - in + half * DEPTH + group * LANES + in % LANES;
+}
+
+struct FewRows {
+    int8_t *upper, *lower;  // [rows, inputs]
+    float *totals, *scales;  // [rows, inputs / 64, 16]: a group's total at lanes 0 and 4; [rows]
+
+    FewRows(const bf16* x, long rows, long inputs) {
+        const long count = rows * inputs;
+        upper = shared.of<int8_t>(2 * count + (count / 4 + rows) * sizeof(float));
+        lower = upper + count;
+        totals = reinterpret_cast<float*>(lower + count);
+        scales = totals + count / 4;
+        memset(totals, 0, count / 4 * sizeof(float));
+        for (long row = 0; row < rows; row++) take(x + row * inputs, row, inputs);
+    }
+
+  private:
+    void take(const bf16* x, long row, long inputs) {
+        const float largest = most(x, inputs);
+        scales[row] = largest / (127 * UPPER);
+        const float factor = largest > 0 ? 1 / scales[row] : 0;
+        for (long in = 0; in < inputs; in += LANES) {
+            const Floats scaled = widen(x + in) * factor;
+            const Halved two = halve(scaled);
+            memcpy(upper + row * inputs + order(in), &two.upper, LANES);
+            memcpy(lower + row * inputs + order(in), &two.lower, LANES);
+            totals[row * inputs / 4 + in / DEEP * LANES + in % DEEP / DEPTH * 4] += sum(scaled);
+        }
+    }
+};
+
+template <int ROWS>
+inline void dot_halves(const uint8_t* numbers, const bf16* scales, long inputs, const FewRows& x, float* sums) {
+    const __m256i half = _mm256_set1_epi8(15);
+    const __m512i groups = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 1);
+    __m512 found[ROWS];
+    for (auto& one : found) one = _mm512_setzero_ps();
+    for (long in = 0; in < inputs; in += DEEP) {
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(numbers + in / 2));
+        _mm_prefetch(numbers + in / 2 + AHEAD, _MM_HINT_T0);
+        _mm_prefetch(scales + in / DEPTH * 2 + AHEAD / 8, _MM_HINT_T0);
+        const __m256i low = _mm256_and_si256(both, half), high = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+        const __m512i weights = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+        int64_t of_both;
+        memcpy(&of_both, scales + in / DEPTH * 2, sizeof of_both);
+        const __m512i of = _mm512_permutexvar_epi32(groups, _mm512_set1_epi64(of_both));
+        const __m512 scale = (__m512)_mm512_slli_epi32(of, 16);
+        const __m512 zero = (__m512)_mm512_and_si512(of, _mm512_set1_epi32(0xffff0000));
+        const __m512 rest = _mm512_fnmadd_ps(scale, _mm512_set1_ps(8), zero);
+        for (long row = 0; row < ROWS; row++) {
+            const long at = row * inputs + in;
+            __m512i sum = _mm512_dpbusd_epi32(_mm512_setzero_si512(), weights, _mm512_loadu_si512(x.upper + at));
+            sum = _mm512_dpbusd_epi32(_mm512_slli_epi32(sum, 7), weights, _mm512_loadu_si512(x.lower + at));
+            found[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, found[row]);
+            found[row] = _mm512_fmadd_ps(rest, _mm512_loadu_ps(x.totals + at / 4), found[row]);
+        }
+    }
+    for (long row = 0; row < ROWS; row++) sums[row * LANES] = _mm512_reduce_add_ps(found[row]);
+}
+
+void product_of_halves(const bf16* x, long rows, const Matrix& matrix, const Result& result) {
+    const FewRows few(x, rows, matrix.inputs);
+    const long inputs = matrix.inputs;
+#pragma omp parallel for schedule(static)
+    for (long group = 0; group < groups(matrix.outputs); group++) {
+        const long first = start_of(group, matrix.outputs);
+        alignas(64) float sums[FEW_ROWS * LANES];
+        for (long output = 0; output < LANES; output++) {
+            const auto* numbers = static_cast<const uint8_t*>(matrix.numbers) + (first + output) * inputs / 2;
+            const bf16* scales = matrix.scales + (first + output) * inputs / DEPTH * 2;
+            switch (rows) {
+                case 1: dot_halves<1>(numbers, scales, inputs, few, sums + output); break;
+                case 2: dot_halves<2>(numbers, scales, inputs, few, sums + output); break;
+                case 3: dot_halves<3>(numbers, scales, inputs, few, sums + output); break;
+                case 4: dot_halves<4>(numbers, scales, inputs, few, sums + output); break;
+            }
+        }
+        for (long row = 0; row < rows; row++)
+            result.put(row, first, load<Floats>(sums + row * LANES) * few.scales[row]);
+    }
+}
 #endif
 #endif
 
@@ -418,7 +520,9 @@ void multiply(const bf16* x, long rows, const Matrix& matrix, const Result& resu
     if (rows == 0) return;
 #if defined(TILES)
 #if defined(__AMX_INT8__)
-    if (tiles && matrix.bits == 8 && matrix.inputs % DEEP == 0) return product_of_bytes(x, rows, matrix, result);
+    const bool deep = tiles && matrix.inputs % DEEP == 0;
+    if (deep && matrix.bits == 8) return product_of_bytes(x, rows, matrix, result);
+    if (deep && matrix.bits == 4 && rows <= FEW_ROWS) return product_of_halves(x, rows, matrix, result);
 #endif
     if (tiles) return product_by_tiles(x, rows, matrix, result);
 #else

@@ -98,12 +98,16 @@ def test_a_row_of_zeros_or_of_one_large_number_is_multiplied_in_bytes(kernels: K
 
 @pytest.mark.parametrize("bits", ["bf16", "int8", "int4"])
 def test_a_row_does_not_depend_on_the_others(kernels: Kernels, bits: str) -> None:
+    """Up to where another way of multiplying begins: torch's without tiles, and that of many rows in 4 bits."""
     weight, x = numbers(80, 128), numbers(40, 128)
     matrix = Matrix.dense(weight) if bits == "bf16" else QUANTIZED[bits](weight, for_kernels=True).matrix
     assert matrix is not None
-    alone = torch.cat([kernels.product(row[None], matrix, wide=True) for row in x])
-    for count in range(1, FEW + 1) if not kernels.tiles else (3, 16, 17, 40):
-        assert torch.equal(kernels.product(x[:count], matrix, wide=True), alone[:count])
+    few = [1, 2, 3, 4] if bits == "int4" or not kernels.tiles else [1, 3, 16, 17, 40]
+    many = [5, 16, 17, 40] if bits == "int4" and kernels.tiles else few
+    for counts in (few, many):
+        whole = kernels.product(x[: counts[-1]], matrix, wide=True)
+        for count in counts:
+            assert torch.equal(kernels.product(x[:count], matrix, wide=True), whole[:count])
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
