@@ -7,10 +7,14 @@
 // 16 rows of the step, turned so that they fit. Elsewhere it is dot products, which the compiler writes in the vectors
 // that there are.
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <mutex>
+#include <thread>
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
@@ -18,8 +22,8 @@
 #if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
 #define TILES 1
 #include <sys/syscall.h>
-#include <unistd.h>
 #endif
+#include <unistd.h>
 
 namespace {
 
@@ -124,6 +128,98 @@ struct Memory {
     ~Memory() { free(at); }
 };
 thread_local Memory own, shared;  // of each thread of a team; of the thread that calls, for its team
+
+// --- threads -------------------------------------------------------------------------------------------------------
+
+// The threads of this process that share the work. A step hands out work some hundreds of times, so those who wait for
+// more do so awake, for a moment. OpenMP's would go to sleep each time wherever a process has more of them than
+// processors, and torch gives every thread that computes a team of its own.
+class Team {
+    static constexpr int AWAKE = 20000;  // looks before one who waits goes to sleep: some tenths of a millisecond
+    using Part = void (*)(const void* work, long number, long count);
+
+    const long count;
+    std::mutex busy, asleep;
+    std::condition_variable wake;
+    std::atomic<uint32_t> turn{0};
+    std::atomic<long> left{0}, sleeping{0};
+    Part part = nullptr;
+    const void* work = nullptr;
+
+    static void rest() {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+    }
+    void serve(long number) {
+        for (uint32_t seen = 0;; seen++) {
+            for (int look = 0; look < AWAKE && turn.load(std::memory_order_acquire) == seen; look++) rest();
+            if (turn.load(std::memory_order_acquire) == seen) {
+                std::unique_lock<std::mutex> lock(asleep);
+                sleeping++;
+                wake.wait(lock, [&] { return turn.load() != seen; });
+                sleeping--;
+            }
+            part(work, number, count);
+            left.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+  public:
+    explicit Team(long count) : count(count) {
+        for (long number = 1; number < count; number++) std::thread([this, number] { serve(number); }).detach();
+    }
+
+    // All call `each(number, count)` once, this thread as number 0. Where another thread has the team, this one does all.
+    template <class Each> void share(const Each& each) {
+        std::unique_lock<std::mutex> mine(busy, std::try_to_lock);
+        if (count == 1 || !mine) return each(0, 1);
+        part = [](const void* work, long number, long count) { (*static_cast<const Each*>(work))(number, count); };
+        work = &each;
+        left.store(count - 1, std::memory_order_relaxed);
+        turn.fetch_add(1);
+        if (sleeping.load()) {
+            std::lock_guard<std::mutex> lock(asleep);
+            wake.notify_all();
+        }
+        each(0, count);
+        for (int look = 0; left.load(std::memory_order_acquire); look++) look < AWAKE ? rest() : std::this_thread::yield();
+    }
+};
+
+// Made at first use and never ended. A process that was forked off has none of its parent's threads, and makes its own.
+std::atomic<Team*> team{nullptr};
+std::atomic<long> team_of{0};
+long threads = 1;
+
+Team& the_team() {
+    static std::mutex making;
+    const long process = getpid();
+    if (team_of.load(std::memory_order_acquire) != process) {
+        std::lock_guard<std::mutex> lock(making);
+        if (team_of.load() != process) {
+            team.store(new Team(threads));
+            team_of.store(process, std::memory_order_release);
+        }
+    }
+    return *team.load(std::memory_order_relaxed);
+}
+
+// `each(first, last)` for shares of 0 … count that are nearly equal.
+template <class Each> inline void share(long count, const Each& each) {
+    the_team().share([&](long number, long members) {
+        const long first = number * count / members, last = (number + 1) * count / members;
+        if (first < last) each(first, last);
+    });
+}
+
+// The same, by this thread alone where the work is not worth handing out.
+template <class Each> inline void share_if(bool worth, long count, const Each& each) {
+    if (worth)
+        share(count, each);
+    else
+        each(0, count);
+}
 
 // --- weights -------------------------------------------------------------------------------------------------------
 
@@ -262,15 +358,14 @@ inline void put_tile(const float* sums, long rows, long first_row, long first, F
 void product_by_tiles(const bf16* x, long rows, const Matrix& matrix, const Result& result) {
     const long width = rows < LANES ? rows : LANES, blocks = (rows + width - 1) / width, inputs = matrix.inputs;
     bf16* turned = shared.of<bf16>(blocks * width * inputs);
-#pragma omp parallel
-    {
+    share_if(blocks > 1, blocks, [&](long block, long last) {
+        for (; block < last; block++) turn(x, rows, inputs, width, block, turned);
+    });
+    share(groups(matrix.outputs), [&](long group, long last) {
         bf16* place = matrix.bits == 16 ? nullptr : own.of<bf16>(LANES * inputs);
         alignas(64) float sums[2][LANES * LANES];
-#pragma omp for schedule(static)
-        for (long block = 0; block < blocks; block++) turn(x, rows, inputs, width, block, turned);
         set_shapes(width);
-#pragma omp for schedule(static)
-        for (long group = 0; group < groups(matrix.outputs); group++) {
+        for (; group < last; group++) {
             const long first = start_of(group, matrix.outputs);
             const bf16* part = matrix.rows(first, LANES, place);
             const bool more = matrix.bits == 16 && first + 2 * LANES <= matrix.outputs;
@@ -287,7 +382,7 @@ void product_by_tiles(const bf16* x, long rows, const Matrix& matrix, const Resu
             }
         }
         _tile_release();
-    }
+    });
 }
 
 #if defined(__AMX_INT8__)
@@ -350,14 +445,13 @@ struct Split {
 void product_of_bytes(const bf16* x, long rows, const Matrix& matrix, const Result& result) {
     const Split split(rows, matrix.inputs);
     const long width = split.width, inputs = matrix.inputs;
-#pragma omp parallel
-    {
+    share_if(rows * inputs >= LARGE, rows, [&](long row, long last) {
+        for (; row < last; row++) split.take(x, row);
+    });
+    share(groups(matrix.outputs), [&](long group, long last) {
         alignas(64) int32_t sums[2][LANES * LANES];
-#pragma omp for schedule(static)
-        for (long row = 0; row < rows; row++) split.take(x, row);
         set_shapes(width);
-#pragma omp for schedule(static)
-        for (long group = 0; group < groups(matrix.outputs); group++) {
+        for (; group < last; group++) {
             const long first = start_of(group, matrix.outputs);
             const int8_t* part = static_cast<const int8_t*>(matrix.numbers) + first * inputs;
             const char* next = first + 2 * LANES <= matrix.outputs ? (const char*)part + LANES * inputs : nullptr;
@@ -384,7 +478,7 @@ void product_of_bytes(const bf16* x, long rows, const Matrix& matrix, const Resu
             }
         }
         _tile_release();
-    }
+    });
 }
 
 // A few rows times 4 bits. Of each 64 inputs, two groups, the bytes go together as they are unpacked: first the lower
@@ -459,8 +553,7 @@ inline void dot_halves(const uint8_t* numbers, const bf16* scales, long inputs, 
 void product_of_halves(const bf16* x, long rows, const Matrix& matrix, const Result& result) {
     const FewRows few(x, rows, matrix.inputs);
     const long inputs = matrix.inputs;
-#pragma omp parallel for schedule(static)
-    for (long group = 0; group < groups(matrix.outputs); group++) {
+    auto one = [&](long group) {
         const long first = start_of(group, matrix.outputs);
         alignas(64) float sums[FEW_ROWS * LANES];
         for (long output = 0; output < LANES; output++) {
@@ -475,7 +568,10 @@ void product_of_halves(const bf16* x, long rows, const Matrix& matrix, const Res
         }
         for (long row = 0; row < rows; row++)
             result.put(row, first, load<Floats>(sums + row * LANES) * few.scales[row]);
-    }
+    };
+    share(groups(matrix.outputs), [&](long group, long last) {
+        for (; group < last; group++) one(group);
+    });
 }
 #endif
 #endif
@@ -503,17 +599,15 @@ inline Floats dot_products(const bf16* x, const bf16* matrix, long inputs) {
 }
 
 void product_by_rows(const bf16* x, long rows, const Matrix& matrix, const Result& result) {
-#pragma omp parallel
-    {
+    share(groups(matrix.outputs), [&](long group, long last) {
         bf16* place = matrix.bits == 16 ? nullptr : own.of<bf16>(LANES * matrix.inputs);
-#pragma omp for schedule(static)
-        for (long group = 0; group < groups(matrix.outputs); group++) {
+        for (; group < last; group++) {
             const long first = start_of(group, matrix.outputs);
             const bf16* part = matrix.rows(first, LANES, place);
             for (long row = 0; row < rows; row++)
                 result.put(row, first, dot_products(x + row * matrix.inputs, part, matrix.inputs) * matrix.factor(first));
         }
-    }
+    });
 }
 
 void multiply(const bf16* x, long rows, const Matrix& matrix, const Result& result, bool tiles) {
@@ -592,6 +686,9 @@ template <int PARTS> void attend(const Reading& of, float* scores, long padded) 
 
 extern "C" {
 
+// How many threads share the work. To be called once, before anything else.
+void use_threads(long count) { threads = count; }
+
 // Whether this processor, and the system, let this process use tiles.
 long has_tiles() {
 #if defined(TILES)
@@ -607,25 +704,28 @@ void product(const bf16* x, long rows, const void* numbers, const bf16* scales, 
 }
 
 void rms_norm(const bf16* x, long rows, long width, const bf16* weight, float eps, bf16* y) {
-#pragma omp parallel for schedule(static) if (rows * width >= LARGE)
-    for (long row = 0; row < rows; row++) {
-        const bf16* from = x + row * width;
-        Floats squares = {};
-        for (long i = 0; i < width; i += LANES) squares += widen(from + i) * widen(from + i);
-        const float factor = 1.0f / __builtin_sqrtf(sum(squares) / width + eps);
-        for (long i = 0; i < width; i += LANES) narrow(widen(from + i) * factor * widen(weight + i), y + row * width + i);
-    }
+    share_if(rows * width >= LARGE, rows, [&](long row, long last) {
+        for (; row < last; row++) {
+            const bf16* from = x + row * width;
+            bf16* to = y + row * width;
+            Floats squares = {};
+            for (long i = 0; i < width; i += LANES) squares += widen(from + i) * widen(from + i);
+            const float factor = 1.0f / __builtin_sqrtf(sum(squares) / width + eps);
+            for (long i = 0; i < width; i += LANES) narrow(widen(from + i) * factor * widen(weight + i), to + i);
+        }
+    });
 }
 
 void gated(const bf16* gate_up, long rows, long width, bf16* y) {
-#pragma omp parallel for schedule(static) if (rows * width >= LARGE)
-    for (long row = 0; row < rows; row++) {
-        const bf16 *gate = gate_up + row * 2 * width, *up = gate + width;
-        for (long i = 0; i < width; i += LANES) {
-            Floats x = widen(gate + i);
-            narrow(x / (1.0f + exponential(-x)) * widen(up + i), y + row * width + i);
+    share_if(rows * width >= LARGE / 2, rows, [&](long row, long last) {
+        for (; row < last; row++) {
+            const bf16 *gate = gate_up + row * 2 * width, *up = gate + width;
+            for (long i = 0; i < width; i += LANES) {
+                Floats x = widen(gate + i);
+                narrow(x / (1.0f + exponential(-x)) * widen(up + i), y + row * width + i);
+            }
         }
-    }
+    });
 }
 
 void attention(bf16* heads, long rows, long written, long query_heads, long kv_heads, long size, const bf16* cos,
@@ -635,19 +735,19 @@ void attention(bf16* heads, long rows, long written, long query_heads, long kv_h
     long longest = 0;
     for (long row = 0; row < written; row++) longest = lengths[row] > longest ? lengths[row] : longest;
     const long padded = (longest + LANES - 1) / LANES * LANES;
-#pragma omp parallel
-    {
-#pragma omp for schedule(static)
-        for (long row = 0; row < rows; row++) {
+    share_if(rows * width >= LARGE, rows, [&](long row, long last) {
+        for (; row < last; row++) {
             bf16* of = heads + row * width;
             for (long head = 0; head < query_heads + kv_heads; head++)
                 rotate(of + head * size, size, cos + positions[row] * size, sin + positions[row] * size);
             for (long head = 0; row < written && head < 2 * kv_heads; head++)
                 memcpy(memory + (head * pool + where[row]) * size, of + (query_heads + head) * size, size * sizeof(bf16));
         }
+    });
+    std::atomic<long> next{0};  // rows differ in length, so whoever is done takes the next one
+    the_team().share([&](long, long) {
         float* scores = own.of<float>(group * (padded + size));
-#pragma omp for schedule(dynamic, 1)
-        for (long task = 0; task < written * kv_heads; task++) {
+        for (long task; (task = next.fetch_add(1)) < written * kv_heads;) {
             const long row = task / kv_heads, head = task % kv_heads;
             if (!lengths[row]) continue;
             const bf16* keys = memory + (head * pool + starts[row]) * size;
@@ -664,17 +764,14 @@ void attention(bf16* heads, long rows, long written, long query_heads, long kv_h
                 case 8: attend<16>(reading, scores, padded); break;
             }
         }
-    }
+    });
 }
 
 void adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf16* up, const bf16* strengths, long width,
               long members, const int64_t* ends, bf16* y, long outputs) {
     float* low = shared.of<float>(rows * width * members);
-    const long pieces = rows == 1 ? 8 : 1;  // of a row's outputs, for the threads to share
-#pragma omp parallel
-    {
-#pragma omp for schedule(static)
-        for (long task = 0; task < rows * width; task++) {
+    share(rows * width, [&](long task, long last) {
+        for (; task < last; task++) {
             const long row = task / width, column = task % width;
             const float strength = number(strengths[row * width + column]);
             for (long member = 0; strength != 0 && member < members; member++) {
@@ -684,9 +781,11 @@ void adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf1
                 low[(row * members + member) * width + column] = sum(products) * strength;
             }
         }
+    });
+    const long pieces = rows == 1 ? 8 : 1;  // of a row's outputs, for the threads to share
+    share(rows * pieces, [&](long task, long end) {
         auto* used = own.of<int32_t>(width);
-#pragma omp for schedule(static)
-        for (long task = 0; task < rows * pieces; task++) {
+        for (; task < end; task++) {
             const long row = task / pieces, vectors = outputs / LANES;
             long count = 0, member = 0;
             for (long column = 0; column < width; column++)
@@ -701,7 +800,7 @@ void adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf1
                 narrow(found, y + row * outputs + i);
             }
         }
-    }
+    });
 }
 
 // Layers of the base that read the same input, with their adapters: see `adapters`.

@@ -30,13 +30,14 @@ from alpaca.progress import Say
 from alpaca.words import one_line
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-w", "-c")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-fPIC", "-shared", "-w")
 COMPILE_SECONDS = 120
 FEW = 4
 """Rows; where the processor has no tiles, torch is faster with more (benchmarks/products.py)."""
 _POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 _TAKES: dict[str, list[Any]] = {
     "has_tiles": [],
+    "use_threads": [_LONG],
     "product": [_POINTER, _LONG, _POINTER, _POINTER, *[_LONG] * 3, _POINTER, _POINTER, _LONG, _LONG],
     "rms_norm": [_POINTER, _LONG, _LONG, _POINTER, _FLOAT, _POINTER],
     "gated": [_POINTER, _LONG, _LONG, _POINTER],
@@ -75,6 +76,7 @@ class Kernels:
             function.argtypes, function.restype = takes, _LONG if name == "has_tiles" else None
         self.library = library
         self.tiles = bool(library.has_tiles())
+        library.use_threads(torch.get_num_threads())
 
     def product(self, x: Tensor, matrix: Matrix, bias: Tensor | None = None, *, wide: bool = False) -> Tensor:
         """x·Wᵀ + bias: x [rows, inputs] → [rows, outputs]; `wide`: in fp32."""
@@ -177,18 +179,14 @@ def find_compiler() -> str | None:
 
 
 def compile_into(place: Path, compiler: str, flags: Sequence[str] = FLAGS) -> None:
-    """A library of the kernels, made aside first. It is linked without OpenMP's runtime: torch has one, whose threads
-    both use. Raises NoKernels."""
+    """A library of the kernels, made aside first. Raises NoKernels."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(prefix=".compile-", dir=place.parent) as aside:
-            compiled, linked = Path(aside) / "kernels.o", Path(aside) / place.name
-            for command in (
-                [compiler, *flags, str(SOURCE), "-o", str(compiled)],
-                [compiler, "-shared", str(compiled), "-o", str(linked)],
-            ):
-                subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=True)
-            linked.replace(place)
+            made = Path(aside) / place.name
+            command = [compiler, *flags, str(SOURCE), "-o", str(made)]
+            subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS, check=True)
+            made.replace(place)
     except subprocess.CalledProcessError as error:
         said = error.stderr.strip().splitlines() or ["it said nothing"]
         reason = next((line for line in said if "error" in line), said[-1])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import ctypes
 import itertools
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,24 @@ def test_a_row_does_not_depend_on_the_others(kernels: Kernels, bits: str) -> Non
         whole = kernels.product(x[: counts[-1]], matrix, wide=True)
         for count in counts:
             assert torch.equal(kernels.product(x[:count], matrix, wide=True), whole[:count])
+
+
+def test_threads_that_compute_at_the_same_time_do_not_disturb_each_other(kernels: Kernels) -> None:
+    weight = Matrix.dense(numbers(960, 576))
+    inputs = [numbers(rows, 576) for rows in (1, 4, 17, 33) * 20]
+    expected = [kernels.product(x, weight) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for found, right in zip(pool.map(lambda x: kernels.product(x, weight), inputs), expected, strict=True):
+            assert torch.equal(found, right)
+
+
+def test_a_process_that_is_forked_off_has_threads_of_its_own(kernels: Kernels) -> None:
+    weight, x = Matrix.dense(numbers(960, 576)), numbers(3, 576)
+    expected = kernels.product(x, weight)
+    child = os.fork()
+    if not child:
+        os._exit(0 if torch.equal(kernels.product(x, weight), expected) else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
