@@ -95,7 +95,9 @@ class Decoder:
         tiles = self.kernels is not None and self.kernels.tiles
         self._quantized_head = Int8Weight(self.head, for_kernels=tiles) if tied and self.bits else None
         self.members = {1} if self.kernels else {projection.members for projection, _ in self.projections.values()}
-        self._head_matrix = self._quantized_head.matrix if self._quantized_head else Matrix.dense(self.head)
+        self._head_matrix: Matrix | None = None
+        if self.kernels is not None and tied:
+            self._head_matrix = self._quantized_head.matrix if self._quantized_head else Matrix.dense(self.head)
         self.cos, self.sin = self._rotary_table(inner.rotary_emb)
         self._fused = self._fuse()
 

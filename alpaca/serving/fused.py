@@ -87,7 +87,7 @@ class Fused:
         """
         starts, lengths = alone
         addresses = (_POINTER * len(memories))(*(memory.data_ptr() for memory in memories))
-        self._kernels.library.layers(
+        self._kernels.functions.layers(
             ctypes.addressof(self._base), x.data_ptr(), len(x), len(where), positions.data_ptr(), where.data_ptr(),
             ctypes.addressof(addresses), memories[0].shape[1], starts.data_ptr(), lengths.data_ptr(),
             None if strengths is None else strengths.data_ptr(), 0 if strengths is None else strengths.shape[1],

@@ -74,7 +74,7 @@ class Kernels:
         for name, takes in _TAKES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = takes, _LONG if name == "has_tiles" else None
-        self.library = library
+        self.functions = library
         self.tiles = bool(library.has_tiles())
         library.use_threads(torch.get_num_threads())
 
@@ -85,7 +85,7 @@ class Kernels:
             return y.float() if wide else y
         x = x.contiguous()
         y = torch.empty(len(x), matrix.outputs, dtype=torch.float32 if wide else torch.bfloat16)
-        self.library.product(
+        self.functions.product(
             x.data_ptr(), len(x), matrix.numbers.data_ptr(), _address(matrix.scales), matrix.bits, matrix.outputs,
             matrix.inputs, _address(bias), y.data_ptr(), wide, self.tiles,
         )  # fmt: skip
@@ -96,14 +96,14 @@ class Kernels:
         x = x.contiguous()
         y = torch.empty_like(x)
         width = x.shape[-1]
-        self.library.rms_norm(x.data_ptr(), x.numel() // width, width, weight.data_ptr(), eps, y.data_ptr())
+        self.functions.rms_norm(x.data_ptr(), x.numel() // width, width, weight.data_ptr(), eps, y.data_ptr())
         return y
 
     def gated(self, gate_up: Tensor) -> Tensor:
         """silu(gate) · up: [rows, gate and up side by side] → [rows, half as much]."""
         rows, width = gate_up.shape
         y = gate_up.new_empty(rows, width // 2)
-        self.library.gated(gate_up.data_ptr(), rows, width // 2, y.data_ptr())
+        self.functions.gated(gate_up.data_ptr(), rows, width // 2, y.data_ptr())
         return y
 
     def attention(
@@ -120,7 +120,7 @@ class Kernels:
         rows, turned, size = heads.shape
         kv_heads, written = (turned - query_heads) // 2, len(where)
         y = heads.new_zeros(rows, query_heads, size)
-        self.library.attention(
+        self.functions.attention(
             heads.data_ptr(), rows, written, query_heads, kv_heads, size, tables[0].data_ptr(), tables[1].data_ptr(),
             positions.data_ptr(), where.data_ptr(), memory.data_ptr(), memory.shape[1], starts.data_ptr(),
             lengths.data_ptr(), scale, y.data_ptr(),
@@ -133,7 +133,7 @@ class Kernels:
         down, up: A [columns · members, inputs] and B [columns · members, outputs], of which each row holds what one
         column does for one member; ends [members]: where each member's outputs end.
         """
-        self.library.adapters(
+        self.functions.adapters(
             x.data_ptr(), len(x), x.shape[1], down.data_ptr(), up.data_ptr(), strengths.data_ptr(), strengths.shape[1],
             len(ends), ends.data_ptr(), y.data_ptr(), y.shape[1],
         )  # fmt: skip
