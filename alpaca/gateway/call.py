@@ -40,9 +40,10 @@ class Call:
         self.metrics: dict[str, Any] = {}
         """What the server says of the answer."""
 
-    async def pieces(self, pool: Pool, queue: Queue) -> AsyncIterator[Piece]:
-        """The text as it comes. A server that breaks off before any text has another one take over, once; one that
-        has no place after all is asked until it has. Raises Refused."""
+    async def pieces(self, pool: Pool, queue: Queue) -> AsyncIterator[list[Piece]]:
+        """The text as it comes; what came together is handed on together, which spares work where many are answered.
+        A server that breaks off before any text has another one take over, once; one that has no place after all is
+        asked until it has. Raises Refused."""
         failed: list[Upstream] = []
         while True:
             if not pool.having(self.asked.model):
@@ -56,11 +57,11 @@ class Call:
                 self.position = self.position or turn.position
                 self.waited += turn.waited
                 try:
-                    async with aclosing(self._from(turn.upstream)) as pieces:  # type: ignore[type-var]
-                        async for piece in pieces:
+                    async with aclosing(self._from(turn.upstream)) as answer:  # type: ignore[type-var]
+                        async for together in answer:
                             if self.first is None:
                                 self.first = time.monotonic() - self.came
-                            yield piece
+                            yield together
                     return
                 except Broken as error:
                     failed.append(turn.upstream)
@@ -72,7 +73,7 @@ class Call:
                     retry_after=2,
                 )  # fmt: skip
 
-    async def _from(self, upstream: Upstream) -> AsyncIterator[Piece]:
+    async def _from(self, upstream: Upstream) -> AsyncIterator[list[Piece]]:
         assert upstream.served is not None
         model = upstream.served.find(self.asked.model)
         if model is None:  # it was restarted with others
@@ -81,25 +82,32 @@ class Call:
         tries = 0
         while True:
             try:
-                async with aclosing(self._answers(upstream, inputs)) as pieces:  # type: ignore[type-var]
-                    async for piece in pieces:
-                        yield piece
+                async with aclosing(self._answers(upstream, inputs)) as answer:  # type: ignore[type-var]
+                    async for together in answer:
+                        yield together
                 return
             except Busy:  # a place is free a moment after its answer was sent
                 await asyncio.sleep(BUSY_PAUSES[min(tries, len(BUSY_PAUSES) - 1)])
                 tries += 1
 
-    async def _answers(self, upstream: Upstream, inputs: dict[str, Any]) -> AsyncIterator[Piece]:
+    async def _answers(self, upstream: Upstream, inputs: dict[str, Any]) -> AsyncIterator[list[Piece]]:
         """One prediction. Raises Busy, Broken, or Refused with what the server says is wrong."""
         several, index = self.asked.n > 1, 0
         async with aclosing(upstream.events(inputs)) as events:  # type: ignore[type-var]
-            async for name, data in events:
-                if name == "output":
-                    text = str(data.get("chunk", ""))
-                    yield index, text.removeprefix(BETWEEN_ANSWERS) if index else text
-                    index += several
-                elif name == "completed":
-                    self._end(data)
+            async for together in events:
+                pieces: list[Piece] = []
+                for name, data in together:
+                    if name == "output":
+                        text = str(data.get("chunk", ""))
+                        pieces.append((index, text.removeprefix(BETWEEN_ANSWERS) if index else text))
+                        index += several
+                    elif name == "completed":
+                        if pieces:
+                            yield pieces
+                            pieces = []
+                        self._end(data)
+                if pieces:
+                    yield pieces
 
     def _end(self, data: dict[str, Any]) -> None:
         status, error = data.get("status"), str(data.get("error") or "")

@@ -119,11 +119,11 @@ def hasty(echo: CogProcess) -> Iterator[int]:
     patch = pytest.MonkeyPatch()
     patch.setattr(guard, "HEADER_SECONDS", 1.0)
     patch.setattr(endpoint, "BODY_SECONDS", 1.0)
-    patch.setattr(endpoint, "SEND_SECONDS", 1.0)
+    patch.setattr(guard, "SEND_SECONDS", 1.0)
     port = free_port()
     config = uvicorn.Config(
         create_app(Settings((echo.url,), name="echo")), port=port, http=guard.GuardedProtocol, ws="none",
-        loop="asyncio", log_config=None, h11_max_incomplete_event_size=guard.HEADER_BYTES,
+        loop="uvloop", log_config=None,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
