@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
-import aiohttp
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,6 +21,7 @@ from starlette.routing import Route
 from alpaca.gateway.asked import Asked, read_chat, read_completion, read_json
 from alpaca.gateway.call import Call, Piece
 from alpaca.gateway.caller import Caller, Keys, address_of
+from alpaca.gateway.connections import Connections
 from alpaca.gateway.door import Door
 from alpaca.gateway.endpoint import Endpoint, EventStream, Handler, refusal
 from alpaca.gateway.form import DONE, Form, error_event, model_card
@@ -43,7 +43,7 @@ BEARER = re.compile(r"Bearer\s+(\S+)\s*", re.IGNORECASE)
 class Gateway:
     """What all requests share. It is made where an event loop runs."""
 
-    def __init__(self, settings: Settings, http: aiohttp.ClientSession) -> None:
+    def __init__(self, settings: Settings, http: Connections) -> None:
         """Raises BadGatewaySetting for a file of keys that can't be read."""
         self.settings = settings
         self.keys = Keys(settings.keys, log.info) if settings.keys is not None else None
@@ -186,7 +186,7 @@ class Gateway:
         if usage:
             metrics.tokens_in.labels(label).inc(usage["prompt_tokens"])
             metrics.tokens_out.labels(label).inc(usage["completion_tokens"])
-            speed = float(call.metrics.get("tokens_per_second") or 0)
+            speed = call.figures.get("tokens_per_second", 0.0)
             metrics.speed.labels(label).observe(speed)
         log.info(
             "%s asked %s: %s; waited %.3f s, first text %s, %s tokens in, %s out, %.1f tokens/s",
@@ -273,8 +273,7 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        connector, no_cookies = aiohttp.TCPConnector(limit=0), aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=no_cookies) as http:
+        async with Connections() as http:
             gateway = Gateway(settings, http)
             app.state.gateway = gateway
             watches = [asyncio.create_task(gateway.pool.watch(upstream)) for upstream in gateway.pool.upstreams]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from alpaca.gateway.upstream import Broken, Busy, Upstream
 
 BETWEEN_ANSWERS = "\n\n"  # what our server puts before every answer but the first
 BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds, then the last again
+FIGURES = ("seed", "queue_time", "time_to_first_token", "tokens_per_second", "batch_size")
 Piece = tuple[int, str]
 """The number of an answer, and text of it."""
 
@@ -98,7 +100,7 @@ class Call:
                 pieces: list[Piece] = []
                 for name, data in together:
                     if name == "output":
-                        text = str(data.get("chunk", ""))
+                        text = "" if (chunk := data.get("chunk")) is None else str(chunk)
                         pieces.append((index, text.removeprefix(BETWEEN_ANSWERS) if index else text))
                         index += several
                     elif name == "completed":
@@ -128,6 +130,12 @@ class Call:
     def usage(self) -> dict[str, int] | None:
         """Tokens, where the server counts them."""
         read, written = self.metrics.get("input_token_count"), self.metrics.get("output_token_count")
-        if not isinstance(read, int) or not isinstance(written, int):
+        if not isinstance(read, int) or not isinstance(written, int) or read < 0 or written < 0:
             return None
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the server says of this answer beside OpenAI's own fields, as far as these are numbers."""
+        found = {name: self.metrics.get(name) for name in FIGURES}
+        return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}

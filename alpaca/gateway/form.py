@@ -11,7 +11,6 @@ from alpaca.gateway.refusals import Refused
 from alpaca.gateway.served import Model
 
 OWNER = "alpaca"
-FIGURES = ("seed", "queue_time", "time_to_first_token", "tokens_per_second", "batch_size")
 DONE = b"data: [DONE]\n\n"
 _json = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -42,9 +41,10 @@ class Form:
             {"index": index, **self._said(text), "finish_reason": self._call.finish(index), "logprobs": None}
             for index, text in enumerate(texts)
         ]
-        return {**self._head, "choices": choices, "usage": self._call.usage, "metrics": self.figures}
+        return {**self._head, "choices": choices, "usage": self._call.usage, "metrics": self._call.figures}
 
     def _said(self, text: str) -> dict[str, Any]:
+        text = text.encode("utf-8", "replace").decode()  # half a character can't be sent
         return {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
 
     # --- streamed ---
@@ -67,7 +67,7 @@ class Form:
 
     def usage(self) -> bytes:
         """The last chunk, for those who asked for it."""
-        rest = _json({"choices": [], "usage": self._call.usage, "metrics": self.figures})
+        rest = _json({"choices": [], "usage": self._call.usage, "metrics": self._call.figures})
         return f"data: {self._head_text}, {rest[1:]}\n\n".encode("utf-8", "replace")
 
     def _chunk(self, index: int, said: str, finish: str = "null") -> str:
@@ -76,11 +76,6 @@ class Form:
             f'data: {self._head_text}, "choices": [{{"index": {index}, "{self._key}": {said}, '
             f'"finish_reason": {finish}, "logprobs": null}}]{self._no_usage}}}\n\n'
         )
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """What the server says of this answer, beside OpenAI's own fields."""
-        return {name: self._call.metrics[name] for name in FIGURES if name in self._call.metrics}
 
 
 def error_event(refused: Refused) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -10,6 +11,7 @@ HEADER_SECONDS = 15.0  # from the first byte, or from the connection, to the end
 HEADER_BYTES = 16 << 10  # of one request
 KEEP_SECONDS = 20  # an idle connection is kept for the next request
 SEND_SECONDS = 30.0  # for a client to take what it was sent, once as much waits as the system holds
+UPGRADE = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -28,6 +30,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         continued = self._in_headers
+        if not continued and (self.cycle is None or not self.cycle.more_body):
+            data = _without_upgrade(data)
         super().data_received(data)
         if self._in_headers and continued:
             self._unended += len(data)
@@ -82,3 +86,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._taking_due is not None:
             self._taking_due.cancel()
             self._taking_due = None
+
+
+def _without_upgrade(data: bytes) -> bytes:
+    """The beginning of a request without its wish for another protocol. Java's client asks for HTTP/2 so, and may be
+    answered in HTTP/1.1; but where the parser sees the wish, it leaves the body unread."""
+    headers, end, rest = data.partition(b"\r\n\r\n")
+    return UPGRADE.sub(b"", headers) + end + rest

@@ -10,8 +10,8 @@ from contextlib import aclosing
 from typing import Any
 
 import aiohttp
-from yarl import URL
 
+from alpaca.gateway.connections import Connections
 from alpaca.gateway.events import Event, EventReader, TooLong
 from alpaca.gateway.refusals import Refused
 from alpaca.gateway.served import DESCRIBES, Served
@@ -22,6 +22,8 @@ SPILL = 2
 MOST_PLACES = 56
 """Of Cog's 64: one of a client that has gone is free a moment later, and descriptions need one too."""
 DESCRIBE_SECONDS = 15.0  # between two looks at what is served
+ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading something of another form than Cog's ends with."""
 LATE = 3
 """Looks in a row without an answer in time, before a server that was well is out: a busy machine answers late."""
 CHECK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
@@ -39,7 +41,7 @@ class Broken(Exception):
 class Upstream:
     """One server. `taken` is the gateway's own count; `places` how many requests it is given at a time."""
 
-    def __init__(self, url: str, http: aiohttp.ClientSession, *, name: str, places: int | None) -> None:
+    def __init__(self, url: str, http: Connections, *, name: str, places: int | None) -> None:
         self.url = url.rstrip("/")
         self.well = False
         self.reason = "not asked yet"
@@ -47,7 +49,6 @@ class Upstream:
         self.places = places or 1
         self.taken = 0
         self._http = http
-        self._predictions = URL(f"{self.url}/predictions")
         self._name = name
         self._given_places = places
         self._described = 0.0
@@ -75,7 +76,7 @@ class Upstream:
             if self._late >= LATE or not self.well:
                 self._lost("it does not answer in time")
             return
-        except (Broken, aiohttp.ClientError, ValueError, KeyError, TypeError) as error:
+        except (Broken, aiohttp.ClientError, *ODD) as error:
             self._lost(str(error) or type(error).__name__)
             return
         self.well, self.reason, self._late = True, "", 0
@@ -92,8 +93,7 @@ class Upstream:
 
     async def _json(self, method: str, path: str, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         body = None if inputs is None else {"id": _new_id(), "input": inputs}
-        options: dict[str, Any] = {"json": body, "timeout": CHECK_TIMEOUT, "allow_redirects": False}
-        async with self._http.request(method, self.url + path, **options) as response:
+        async with await self._http.request(method, self.url + path, json=body, timeout=CHECK_TIMEOUT) as response:
             if response.status == 409:
                 raise Busy
             if response.status != 200:
@@ -116,9 +116,9 @@ class Upstream:
         assert served is not None
         body = {"id": _new_id(), "input": inputs}
         headers = {"Accept": "text/event-stream"} if served.streams else {}
-        options: dict[str, Any] = {"json": body, "timeout": ASK_TIMEOUT, "allow_redirects": False}
+        options: dict[str, Any] = {"json": body, "headers": headers, "timeout": ASK_TIMEOUT}
         try:
-            async with self._http.post(self._predictions, headers=headers, **options) as response:
+            async with await self._http.request("POST", f"{self.url}/predictions", **options) as response:
                 if response.status != 200:
                     raise await _refusal(response)
                 if not served.streams:
@@ -134,7 +134,9 @@ class Upstream:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             self._lost(str(error) or "it takes no connection")
             raise Broken(self.reason) from None
-        except (aiohttp.ClientError, TimeoutError, TooLong, ValueError, TypeError) as error:
+        except aiohttp.ClientPayloadError:
+            raise Broken("it closed the connection before the answer's end") from None
+        except (aiohttp.ClientError, TimeoutError, TooLong, *ODD) as error:
             raise Broken(str(error) or type(error).__name__) from None
 
     async def ask(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
