@@ -77,7 +77,7 @@ class Upstream:
                 self._lost("it does not answer in time")
             return
         except (Broken, aiohttp.ClientError, *ODD) as error:
-            self._lost(str(error) or type(error).__name__)
+            self._lost(_how(error))
             return
         self.well, self.reason, self._late = True, "", 0
 
@@ -132,12 +132,12 @@ class Upstream:
                             return
             raise Broken("it ended the stream before the answer's end")
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            self._lost(str(error) or "it takes no connection")
+            self._lost(_how(error))
             raise Broken(self.reason) from None
         except aiohttp.ClientPayloadError:
             raise Broken("it closed the connection before the answer's end") from None
         except (aiohttp.ClientError, TimeoutError, TooLong, *ODD) as error:
-            raise Broken(str(error) or type(error).__name__) from None
+            raise Broken(_how(error)) from None
 
     async def ask(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The last event of one prediction, with its whole output."""
@@ -151,6 +151,13 @@ class Upstream:
 
 def _new_id() -> str:
     return f"gw-{secrets.token_hex(16)}"
+
+
+def _how(error: Exception) -> str:
+    """What went wrong, in words for a log and a client."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"it takes no connection: {error.os_error.strerror or error.os_error}"
+    return str(error) or type(error).__name__
 
 
 def _whole(answer: dict[str, Any]) -> list[Event]:
