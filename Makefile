@@ -227,10 +227,10 @@ test-gpu: $(SITE_DEV) ## only those that need a GPU: answers and losses are thos
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -m gpu tests/gpu
 
 soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
-	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
+	SOAK_SECONDS=180 $(PYTEST) -n 0 -s tests/server/test_soak.py
 
 soak-gateway: $(SITE_DEV) ## three minutes of 64 clients through the gateway's queue on eight places
-	GATEWAY_SOAK_SECONDS=180 $(PYTEST) -s tests/gateway/test_gateway_soak.py
+	GATEWAY_SOAK_SECONDS=180 $(PYTEST) -n 0 -s tests/gateway/test_gateway_soak.py
 
 # PAGE=--if-available lets it pass where there is no Chromium.
 test-page: $(SITE_DEV) ## drive the gateway's page in Chromium (Debian, Ubuntu: apt-get install chromium)
