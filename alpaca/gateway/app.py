@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
-import httpx
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,6 +21,7 @@ from starlette.routing import Route
 from alpaca.gateway.asked import Asked, read_chat, read_completion, read_json
 from alpaca.gateway.call import Call, Piece
 from alpaca.gateway.caller import Caller, Keys, address_of
+from alpaca.gateway.connections import Connections
 from alpaca.gateway.door import Door
 from alpaca.gateway.endpoint import Endpoint, EventStream, Handler, refusal
 from alpaca.gateway.form import DONE, Form, error_event, model_card
@@ -43,7 +43,7 @@ BEARER = re.compile(r"Bearer\s+(\S+)\s*", re.IGNORECASE)
 class Gateway:
     """What all requests share. It is made where an event loop runs."""
 
-    def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
+    def __init__(self, settings: Settings, http: Connections) -> None:
         """Raises BadGatewaySetting for a file of keys that can't be read."""
         self.settings = settings
         self.keys = Keys(settings.keys, log.info) if settings.keys is not None else None
@@ -132,24 +132,25 @@ class Gateway:
         if not asked.stream:
             async with aclosing(events):  # type: ignore[type-var]
                 texts = [""] * asked.n
-                async for index, text in events:
-                    texts[index] += text
+                async for together in events:
+                    for index, text in together:
+                        texts[index] += text
             return JSONResponse(Form(call).whole(texts), headers=_headers(call))
         # Nothing is sent before the first text is there, so that what goes wrong until then has its true status.
         first = await anext(events, None)
         return EventStream(self._stream(call, first, events), _headers(call))
 
-    async def _events(self, call: Call) -> AsyncIterator[Piece]:
+    async def _events(self, call: Call) -> AsyncIterator[list[Piece]]:
         """The pieces of an answer, with its end counted and logged."""
         said: list[str] = []
         outcome = "gone"
         try:
             with self.admitted(call.caller):
-                async with aclosing(call.pieces(self.pool, self.queue)) as pieces:  # type: ignore[type-var]
-                    async for piece in pieces:
+                async with aclosing(call.pieces(self.pool, self.queue)) as answer:  # type: ignore[type-var]
+                    async for together in answer:
                         if self.settings.log_prompts:
-                            said.append(piece[1])
-                        yield piece
+                            said += [text for _, text in together]
+                        yield together
             outcome = "ok"
         except Refused as refused:
             outcome = {429: "busy", 503: "unavailable"}.get(
@@ -159,27 +160,20 @@ class Gateway:
         finally:
             self._count(call, outcome, "".join(said))
 
-    async def _stream(self, call: Call, first: Piece | None, rest: AsyncIterator[Piece]) -> AsyncIterator[bytes]:
+    async def _stream(
+        self, call: Call, first: list[Piece] | None, rest: AsyncIterator[list[Piece]]
+    ) -> AsyncIterator[bytes]:
         form = Form(call)
-        begun = {0}
-        yield form.first(0)
+        yield form.pieces([(0, ""), *(first or [])])
         try:
             async with aclosing(rest):  # type: ignore[type-var]
-                if first is not None:
-                    yield form.piece(*first)
-                async for index, text in rest:
-                    if index not in begun:
-                        begun.add(index)
-                        yield form.first(index)
-                    if text:
-                        yield form.piece(index, text)
+                async for together in rest:
+                    yield form.pieces(together)
         except Refused as refused:
             yield error_event(refused)
             return
-        yield b"".join(form.last(index) for index in range(call.asked.n))
-        if call.asked.include_usage:
-            yield form.usage()
-        yield DONE
+        ends = [form.last(index) for index in range(call.asked.n)]
+        yield b"".join([*ends, form.usage() if call.asked.include_usage else b"", DONE])
 
     def _count(self, call: Call, outcome: str, said: str) -> None:
         """Metrics and the line of the log. Names in metrics are those of models there are: strengths are left out."""
@@ -192,7 +186,7 @@ class Gateway:
         if usage:
             metrics.tokens_in.labels(label).inc(usage["prompt_tokens"])
             metrics.tokens_out.labels(label).inc(usage["completion_tokens"])
-            speed = float(call.metrics.get("tokens_per_second") or 0)
+            speed = call.figures.get("tokens_per_second", 0.0)
             metrics.speed.labels(label).observe(speed)
         log.info(
             "%s asked %s: %s; waited %.3f s, first text %s, %s tokens in, %s out, %.1f tokens/s",
@@ -279,8 +273,7 @@ def create_app(settings: Settings) -> Starlette:
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
-        async with httpx.AsyncClient(limits=limits, trust_env=False) as http:
+        async with Connections() as http:
             gateway = Gateway(settings, http)
             app.state.gateway = gateway
             watches = [asyncio.create_task(gateway.pool.watch(upstream)) for upstream in gateway.pool.upstreams]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from alpaca.gateway.upstream import Broken, Busy, Upstream
 
 BETWEEN_ANSWERS = "\n\n"  # what our server puts before every answer but the first
 BUSY_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds, then the last again
+FIGURES = ("seed", "queue_time", "time_to_first_token", "tokens_per_second", "batch_size")
 Piece = tuple[int, str]
 """The number of an answer, and text of it."""
 
@@ -40,9 +42,10 @@ class Call:
         self.metrics: dict[str, Any] = {}
         """What the server says of the answer."""
 
-    async def pieces(self, pool: Pool, queue: Queue) -> AsyncIterator[Piece]:
-        """The text as it comes. A server that breaks off before any text has another one take over, once; one that
-        has no place after all is asked until it has. Raises Refused."""
+    async def pieces(self, pool: Pool, queue: Queue) -> AsyncIterator[list[Piece]]:
+        """The text as it comes; what came together is handed on together, which spares work where many are answered.
+        A server that breaks off before any text has another one take over, once; one that has no place after all is
+        asked until it has. Raises Refused."""
         failed: list[Upstream] = []
         while True:
             if not pool.having(self.asked.model):
@@ -56,11 +59,11 @@ class Call:
                 self.position = self.position or turn.position
                 self.waited += turn.waited
                 try:
-                    async with aclosing(self._from(turn.upstream)) as pieces:  # type: ignore[type-var]
-                        async for piece in pieces:
+                    async with aclosing(self._from(turn.upstream)) as answer:  # type: ignore[type-var]
+                        async for together in answer:
                             if self.first is None:
                                 self.first = time.monotonic() - self.came
-                            yield piece
+                            yield together
                     return
                 except Broken as error:
                     failed.append(turn.upstream)
@@ -72,7 +75,7 @@ class Call:
                     retry_after=2,
                 )  # fmt: skip
 
-    async def _from(self, upstream: Upstream) -> AsyncIterator[Piece]:
+    async def _from(self, upstream: Upstream) -> AsyncIterator[list[Piece]]:
         assert upstream.served is not None
         model = upstream.served.find(self.asked.model)
         if model is None:  # it was restarted with others
@@ -81,25 +84,32 @@ class Call:
         tries = 0
         while True:
             try:
-                async with aclosing(self._answers(upstream, inputs)) as pieces:  # type: ignore[type-var]
-                    async for piece in pieces:
-                        yield piece
+                async with aclosing(self._answers(upstream, inputs)) as answer:  # type: ignore[type-var]
+                    async for together in answer:
+                        yield together
                 return
             except Busy:  # a place is free a moment after its answer was sent
                 await asyncio.sleep(BUSY_PAUSES[min(tries, len(BUSY_PAUSES) - 1)])
                 tries += 1
 
-    async def _answers(self, upstream: Upstream, inputs: dict[str, Any]) -> AsyncIterator[Piece]:
+    async def _answers(self, upstream: Upstream, inputs: dict[str, Any]) -> AsyncIterator[list[Piece]]:
         """One prediction. Raises Busy, Broken, or Refused with what the server says is wrong."""
         several, index = self.asked.n > 1, 0
         async with aclosing(upstream.events(inputs)) as events:  # type: ignore[type-var]
-            async for name, data in events:
-                if name == "output":
-                    text = str(data.get("chunk", ""))
-                    yield index, text.removeprefix(BETWEEN_ANSWERS) if index else text
-                    index += several
-                elif name == "completed":
-                    self._end(data)
+            async for together in events:
+                pieces: list[Piece] = []
+                for name, data in together:
+                    if name == "output":
+                        text = "" if (chunk := data.get("chunk")) is None else str(chunk)
+                        pieces.append((index, text.removeprefix(BETWEEN_ANSWERS) if index else text))
+                        index += several
+                    elif name == "completed":
+                        if pieces:
+                            yield pieces
+                            pieces = []
+                        self._end(data)
+                if pieces:
+                    yield pieces
 
     def _end(self, data: dict[str, Any]) -> None:
         status, error = data.get("status"), str(data.get("error") or "")
@@ -120,6 +130,12 @@ class Call:
     def usage(self) -> dict[str, int] | None:
         """Tokens, where the server counts them."""
         read, written = self.metrics.get("input_token_count"), self.metrics.get("output_token_count")
-        if not isinstance(read, int) or not isinstance(written, int):
+        if not isinstance(read, int) or not isinstance(written, int) or read < 0 or written < 0:
             return None
         return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What the server says of this answer beside OpenAI's own fields, as far as these are numbers."""
+        found = {name: self.metrics.get(name) for name in FIGURES}
+        return {name: value for name, value in found.items() if isinstance(value, int | float) and math.isfinite(value)}

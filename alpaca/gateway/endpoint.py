@@ -1,5 +1,5 @@
 """An ASGI application around one handler: its body read within limits, its work cancelled when the client goes, its
-errors in OpenAI's form, and a client that reads nothing cut."""
+errors in OpenAI's form."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from contextlib import aclosing
 import anyio
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from alpaca.gateway.refusals import SERVER, Refused
 
 BODY_SECONDS = 30.0  # for a whole body
-SEND_SECONDS = 30.0  # for a client to take what it was sent, before the next piece
 Handler = Callable[[Request, bytes], Awaitable[Response]]
 log = logging.getLogger("alpaca.gateway")
 
@@ -29,16 +28,6 @@ class Endpoint:
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def patient(message: Message) -> None:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send(message)
-
-        try:
-            await self._serve(scope, receive, patient)
-        except TimeoutError:
-            scope["state"]["cut"]()  # whatever still waits to be sent is dropped
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             body = await self._body(request) if request.method == "POST" else b""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 MOST_BYTES = 64 << 20  # of one event: `completed` holds the whole answer again
@@ -22,22 +21,25 @@ class EventReader:
         self._size = 0
         self._name = ""
 
-    def read(self, data: bytes) -> Iterator[Event]:
+    def read(self, data: bytes) -> list[Event]:
         """The events that end in `data`. Raises TooLong, and ValueError for data that is no JSON object."""
+        events = []
         *lines, rest = data.split(b"\n")
-        for line in lines:
-            whole = b"".join([*self._rest, line])
+        if lines and self._rest:
+            lines[0] = b"".join([*self._rest, lines[0]])
             self._rest, self._size = [], 0
-            field, _, value = whole.rstrip(b"\r").partition(b":")
+        for line in lines:
+            field, _, value = line.partition(b":")
             if field == b"event":
                 self._name = value.strip().decode("utf-8", "replace")
             elif field == b"data":
-                content = json.loads(value)
+                content = json.loads(value.decode())
                 if not isinstance(content, dict):
                     raise ValueError("an event's data is no JSON object")
-                yield self._name, content
+                events.append((self._name, content))
         if rest:
             self._rest.append(rest)
             self._size += len(rest)
             if self._size > MOST_BYTES:
                 raise TooLong
+        return events

@@ -6,13 +6,13 @@ import json
 import secrets
 from typing import Any
 
-from alpaca.gateway.call import Call
+from alpaca.gateway.call import Call, Piece
 from alpaca.gateway.refusals import Refused
 from alpaca.gateway.served import Model
 
 OWNER = "alpaca"
-FIGURES = ("seed", "queue_time", "time_to_first_token", "tokens_per_second", "batch_size")
 DONE = b"data: [DONE]\n\n"
+_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Form:
@@ -30,7 +30,10 @@ class Form:
             "system_fingerprint": call.model.fingerprint or None,
         }
         chunk_head = {**self._head, "object": "chat.completion.chunk"} if chat else self._head
-        self._start = json.dumps(chunk_head, ensure_ascii=False)[:-1]
+        self._head_text = _json(chunk_head)[:-1]
+        self._key = "delta" if chat else "text"
+        self._no_usage = ', "usage": null' if call.asked.include_usage else ""
+        self._begun: set[int] = set()
 
     def whole(self, texts: list[str]) -> dict[str, Any]:
         """The whole answer, or answers."""
@@ -38,40 +41,41 @@ class Form:
             {"index": index, **self._said(text), "finish_reason": self._call.finish(index), "logprobs": None}
             for index, text in enumerate(texts)
         ]
-        return {**self._head, "choices": choices, "usage": self._call.usage, "metrics": self.figures}
+        return {**self._head, "choices": choices, "usage": self._call.usage, "metrics": self._call.figures}
 
     def _said(self, text: str) -> dict[str, Any]:
+        text = text.encode("utf-8", "replace").decode()  # half a character can't be sent
         return {"message": {"role": "assistant", "content": text, "refusal": None}} if self._chat else {"text": text}
 
     # --- streamed ---
-    def first(self, index: int) -> bytes:
-        """A chat's first chunk says who speaks; a completion has none."""
-        return self._chunk(index, {"role": "assistant", "content": ""}) if self._chat else b""
-
-    def piece(self, index: int, text: str) -> bytes:
-        return self._chunk(index, {"content": text} if self._chat else text)
+    def pieces(self, pieces: list[Piece]) -> bytes:
+        """Chunks with texts of answers, one for each. A chat's answer begins with one more, which says who speaks."""
+        chunks = []
+        for index, text in pieces:
+            if index not in self._begun:
+                self._begun.add(index)
+                if self._chat:
+                    chunks.append(self._chunk(index, '{"role": "assistant", "content": ""}'))
+            if text:
+                said = _json(text)
+                chunks.append(self._chunk(index, f'{{"content": {said}}}' if self._chat else said))
+        return "".join(chunks).encode("utf-8", "replace")
 
     def last(self, index: int) -> bytes:
-        return self._chunk(index, {} if self._chat else "", self._call.finish(index))
+        end = self._chunk(index, "{}" if self._chat else '""', _json(self._call.finish(index)))
+        return end.encode("utf-8", "replace")
 
     def usage(self) -> bytes:
         """The last chunk, for those who asked for it."""
-        rest: dict[str, Any] = {"choices": [], "usage": self._call.usage, "metrics": self.figures}
-        return self._event(json.dumps(rest, ensure_ascii=False)[1:-1])
+        rest = _json({"choices": [], "usage": self._call.usage, "metrics": self._call.figures})
+        return f"data: {self._head_text}, {rest[1:]}\n\n".encode("utf-8", "replace")
 
-    def _chunk(self, index: int, said: Any, finish: str | None = None) -> bytes:
-        key = "delta" if self._chat else "text"
-        choice = json.dumps({"index": index, key: said, "finish_reason": finish, "logprobs": None}, ensure_ascii=False)
-        usage = ', "usage": null' if self._call.asked.include_usage else ""
-        return self._event(f'"choices": [{choice}]{usage}')
-
-    def _event(self, rest: str) -> bytes:
-        return f"data: {self._start}, {rest}}}\n\n".encode("utf-8", "replace")
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        """What the server says of this answer, beside OpenAI's own fields."""
-        return {name: self._call.metrics[name] for name in FIGURES if name in self._call.metrics}
+    def _chunk(self, index: int, said: str, finish: str = "null") -> str:
+        """One event. There are many of them, so that only what differs is made into JSON: `said` and `finish` are."""
+        return (
+            f'data: {self._head_text}, "choices": [{{"index": {index}, "{self._key}": {said}, '
+            f'"finish_reason": {finish}, "logprobs": null}}]{self._no_usage}}}\n\n'
+        )
 
 
 def error_event(refused: Refused) -> bytes:

@@ -52,11 +52,14 @@ class Meaning:
     param: str | None = None
     code: str | None = None
     retry_after: int | None = None
+    words: str = ""
+    """What is said after the server's own text."""
 
 
 MEANINGS = {
     "E1001": Meaning(400, param="messages"),
-    "E1002": Meaning(400, param="messages", code="context_length_exceeded"),
+    # LangChain and LiteLLM know this case by these words, where they make it an error of its own: not by the code.
+    "E1002": Meaning(400, param="messages", code="context_length_exceeded", words=": the prompt is too long"),
     "E1003": Meaning(400),
     "E1004": Meaning(400, param="messages"),
     "E1005": Meaning(400),
@@ -90,7 +93,7 @@ def of_upstream(error: str) -> Refused:
     code = meaning.code or (found[1] if found else None)
     return Refused(
         meaning.status,
-        text[:MOST_TEXT],
+        text[:MOST_TEXT] + meaning.words,
         kind=meaning.kind,
         code=code,
         param=meaning.param,

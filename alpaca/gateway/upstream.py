@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
-import httpx
+import aiohttp
 
+from alpaca.gateway.connections import Connections
 from alpaca.gateway.events import Event, EventReader, TooLong
 from alpaca.gateway.refusals import Refused
 from alpaca.gateway.served import DESCRIBES, Served
@@ -21,10 +22,12 @@ SPILL = 2
 MOST_PLACES = 56
 """Of Cog's 64: one of a client that has gone is free a moment later, and descriptions need one too."""
 DESCRIBE_SECONDS = 15.0  # between two looks at what is served
+ODD = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What reading something of another form than Cog's ends with."""
 LATE = 3
 """Looks in a row without an answer in time, before a server that was well is out: a busy machine answers late."""
-CHECK_TIMEOUT = httpx.Timeout(5.0)
-ASK_TIMEOUT = httpx.Timeout(connect=5.0, read=600.0, write=30.0, pool=None)  # silence while a long prompt is read
+CHECK_TIMEOUT = aiohttp.ClientTimeout(total=5.0)
+ASK_TIMEOUT = aiohttp.ClientTimeout(sock_connect=5.0, sock_read=600.0)  # silence while a long prompt is read
 
 
 class Busy(Exception):
@@ -38,7 +41,7 @@ class Broken(Exception):
 class Upstream:
     """One server. `taken` is the gateway's own count; `places` how many requests it is given at a time."""
 
-    def __init__(self, url: str, http: httpx.AsyncClient, *, name: str, places: int | None) -> None:
+    def __init__(self, url: str, http: Connections, *, name: str, places: int | None) -> None:
         self.url = url.rstrip("/")
         self.well = False
         self.reason = "not asked yet"
@@ -68,13 +71,13 @@ class Upstream:
             if self.served is None:
                 self._lost("it has no place free to say what it serves")
                 return
-        except httpx.TimeoutException:
+        except TimeoutError:
             self._late += 1
             if self._late >= LATE or not self.well:
                 self._lost("it does not answer in time")
             return
-        except (Broken, httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            self._lost(str(error) or type(error).__name__)
+        except (Broken, aiohttp.ClientError, *ODD) as error:
+            self._lost(_how(error))
             return
         self.well, self.reason, self._late = True, "", 0
 
@@ -90,21 +93,22 @@ class Upstream:
 
     async def _json(self, method: str, path: str, inputs: Mapping[str, Any] | None = None) -> dict[str, Any]:
         body = None if inputs is None else {"id": _new_id(), "input": inputs}
-        response = await self._http.request(method, self.url + path, json=body, timeout=CHECK_TIMEOUT)
-        if response.status_code == 409:
-            raise Busy
-        if response.status_code != 200:
-            raise Broken(f"{path} answers HTTP {response.status_code}")
-        answer: dict[str, Any] = response.json()
-        return answer
+        async with await self._http.request(method, self.url + path, json=body, timeout=CHECK_TIMEOUT) as response:
+            if response.status == 409:
+                raise Busy
+            if response.status != 200:
+                raise Broken(f"{path} answers HTTP {response.status}")
+            answer: dict[str, Any] = json.loads(await response.read())
+            return answer
 
     def _lost(self, reason: str) -> None:
         self.well, self.reason = False, reason
 
     # --- predictions ---
-    async def events(self, inputs: Mapping[str, Any]) -> AsyncIterator[Event]:
-        """The events of one prediction, `completed` the last. Leaving it cancels the prediction: Cog ends what nobody
-        listens to. Its id is made here and can't be guessed: whoever asks with the id of a running one is shown it.
+    async def events(self, inputs: Mapping[str, Any]) -> AsyncIterator[list[Event]]:
+        """The events of one prediction, those together that came together, `completed` among the last. Leaving it
+        cancels the prediction: Cog ends what nobody listens to. Its id is made here and can't be guessed: whoever asks
+        with the id of a running one is shown it.
 
         Raises Busy, Broken, or Refused for inputs that the server's schema does not take.
         """
@@ -112,39 +116,48 @@ class Upstream:
         assert served is not None
         body = {"id": _new_id(), "input": inputs}
         headers = {"Accept": "text/event-stream"} if served.streams else {}
-        post = self._http.stream("POST", f"{self.url}/predictions", json=body, headers=headers, timeout=ASK_TIMEOUT)
+        options: dict[str, Any] = {"json": body, "headers": headers, "timeout": ASK_TIMEOUT}
         try:
-            async with post as response:
-                if response.status_code != 200:
+            async with await self._http.request("POST", f"{self.url}/predictions", **options) as response:
+                if response.status != 200:
                     raise await _refusal(response)
                 if not served.streams:
-                    for event in _whole(json.loads(await response.aread())):
-                        yield event
+                    yield _whole(json.loads(await response.read()))
                     return
                 reader = EventReader()
-                async for data in response.aiter_raw():
-                    for event in reader.read(data):
-                        yield event
-                        if event[0] == "completed":
+                async for data in response.content.iter_any():
+                    if events := reader.read(data):
+                        yield events
+                        if any(name == "completed" for name, _ in events):
                             return
             raise Broken("it ended the stream before the answer's end")
-        except httpx.ConnectError as error:
-            self._lost(str(error) or "it takes no connection")
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            self._lost(_how(error))
             raise Broken(self.reason) from None
-        except (httpx.HTTPError, TooLong, ValueError) as error:
-            raise Broken(str(error) or type(error).__name__) from None
+        except aiohttp.ClientPayloadError:
+            raise Broken("it closed the connection before the answer's end") from None
+        except (aiohttp.ClientError, TimeoutError, TooLong, *ODD) as error:
+            raise Broken(_how(error)) from None
 
     async def ask(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The last event of one prediction, with its whole output."""
         async with aclosing(self.events(inputs)) as events:  # type: ignore[type-var]
-            async for name, data in events:
-                if name == "completed":
-                    return data
+            async for together in events:
+                for name, data in together:
+                    if name == "completed":
+                        return data
         raise Broken("it ended the stream before the answer's end")
 
 
 def _new_id() -> str:
     return f"gw-{secrets.token_hex(16)}"
+
+
+def _how(error: Exception) -> str:
+    """What went wrong, in words for a log and a client."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"it takes no connection: {error.os_error.strerror or error.os_error}"
+    return str(error) or type(error).__name__
 
 
 def _whole(answer: dict[str, Any]) -> list[Event]:
@@ -154,13 +167,13 @@ def _whole(answer: dict[str, Any]) -> list[Event]:
     return [("output", {"chunk": text}), ("completed", answer)]
 
 
-async def _refusal(response: httpx.Response) -> Exception:
+async def _refusal(response: aiohttp.ClientResponse) -> Exception:
     """What a status other than 200 means."""
-    content = (await response.aread())[:4000]
-    if response.status_code == 409:
+    content = (await response.read())[:4000]
+    if response.status == 409:
         return Busy()
-    if response.status_code != 422:
-        return Broken(f"HTTP {response.status_code}")
+    if response.status != 422:
+        return Broken(f"HTTP {response.status}")
     try:
         details = json.loads(content)["detail"]
         text = "; ".join(f"{detail['loc'][-1]}: {detail['msg']}" for detail in details)

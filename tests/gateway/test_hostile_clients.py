@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import threading
 import time
@@ -113,17 +114,84 @@ def test_a_page_elsewhere_gets_nothing_unless_its_origin_is_named(guarded: Runni
         assert "access-control-allow-origin" not in other.headers
 
 
+def test_a_wish_for_another_protocol_is_passed_over(guarded: RunningGateway) -> None:
+    """As Java's client has it in its first request."""
+    body = b'{"model": "echo", "messages": [{"role": "user", "content": "%s"}]}'
+    length = b"Content-Length: %d\r\n\r\n" % len(body % b"hay")
+    wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+    last = CHAT + b"Connection: close\r\n" + length + body % b"ivy"
+    answer = talk(guarded.port, CHAT + wish + length, body % b"hay", last)
+    assert answer.count(b"HTTP/1.1 200") == 2 and b'"hay"' in answer and b'"ivy"' in answer
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 200,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"CONNECT example.com:80 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        CHAT + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n{}    ",
+        CHAT + b"Transfer-Encoding: chunked\r\nContent-Length: 6\r\n\r\n0\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ],
+    ids=["TLS", "HTTP/2", "a proxy's", "two lengths", "two kinds of length", "no ASCII"],
+)
+def test_what_is_no_request_is_refused_at_once(guarded: RunningGateway, sent: bytes) -> None:
+    assert talk(guarded.port, sent).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 60_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+        b'{"model": "\xff\xfe"}',
+        b'{"seed": %s}' % (b"9" * 9000),
+    ],
+    ids=["a deep list", "a deep object", "no text", "a long number"],
+)
+def test_a_body_that_no_one_can_read_is_refused(guarded: RunningGateway, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    answer = httpx.post(f"{guarded.url}/v1/chat/completions", content=body, headers=headers)
+    assert answer.status_code == 400 and error_of(answer)["message"].startswith("the body is not JSON")
+
+
+def test_ten_thousand_messages_are_one_conversation(echo: CogProcess) -> None:
+    said = [{"role": "user", "content": "hay"}] * 10_000
+    with RunningGateway("--name", "echo", upstreams=[echo.url]) as gateway:
+        gateway.wait()
+        answer = httpx.post(
+            f"{gateway.url}/v1/chat/completions", json={"model": "echo", "messages": said, "max_tokens": 2}, timeout=60
+        )
+        assert text_of(answer) == "User: hay\n\nUser:"
+
+
+def test_running_answers_are_completed_at_sigterm(echo: CogProcess) -> None:
+    with RunningGateway("--name", "echo", upstreams=[echo.url]) as gateway:
+        gateway.wait()
+        body = {"model": "echo", "stream": True, "messages": [{"role": "user", "content": "hay sleep:1 grass"}]}
+        with httpx.stream("POST", f"{gateway.url}/v1/chat/completions", json=body, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            gateway.process.terminate()
+            rest = [line for line in lines if line]
+        assert rest[-1] == "data: [DONE]" and "grass" in "".join(rest)
+        assert gateway.process.wait(30) in (0, -signal.SIGTERM)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{gateway.url}/health")
+
+
 @pytest.fixture(scope="module")
 def hasty(echo: CogProcess) -> Iterator[int]:
     """The port of a gateway in this process that waits a second where others wait longer."""
     patch = pytest.MonkeyPatch()
     patch.setattr(guard, "HEADER_SECONDS", 1.0)
     patch.setattr(endpoint, "BODY_SECONDS", 1.0)
-    patch.setattr(endpoint, "SEND_SECONDS", 1.0)
+    patch.setattr(guard, "SEND_SECONDS", 1.0)
     port = free_port()
     config = uvicorn.Config(
         create_app(Settings((echo.url,), name="echo")), port=port, http=guard.GuardedProtocol, ws="none",
-        loop="asyncio", log_config=None, h11_max_incomplete_event_size=guard.HEADER_BYTES,
+        loop="uvloop", log_config=None,
     )  # fmt: skip
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

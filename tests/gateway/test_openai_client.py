@@ -146,7 +146,11 @@ def test_stop_sequences_with_commas_and_line_ends(client: openai.OpenAI, base: s
         ({"response_format": {"type": "json_object"}}, openai.BadRequestError, "response_format"),
         ({"messages": [{"role": "user", "content": " "}]}, openai.BadRequestError, "E1004"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, openai.BadRequestError, "E1004"),
-        ({"messages": [{"role": "user", "content": "hay " * 2000}]}, openai.BadRequestError, "E1002"),
+        (
+            {"messages": [{"role": "user", "content": "hay " * 2000}]},
+            openai.BadRequestError,
+            "E1002.*: the prompt is too long",
+        ),
         ({"extra_body": {"prompt_template": "no_such"}}, openai.BadRequestError, "E2101"),
         ({"extra_body": {"adapter": "a"}}, openai.BadRequestError, "adapter is not known"),
     ],
