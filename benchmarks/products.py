@@ -1,4 +1,4 @@
-"""Products of a few rows with a base's matrices, in every form that stock torch has: what the engine's choice rests on.
+"""Products of a few rows with a base's matrices, by the engine's kernels and in every form that stock torch has.
 
     python benchmarks/products.py                  shapes of the default base
     python benchmarks/products.py --rows 1 8 48    other numbers of rows
@@ -23,8 +23,9 @@ from torch.nn import functional
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from alpaca.serving.kernels import Matrix, NoKernels, load  # noqa: E402
 from alpaca.serving.product import product  # noqa: E402
-from alpaca.serving.quantized import Int4Weight, Int8Weight  # noqa: E402
+from alpaca.serving.quantized import QUANTIZED, Int4Weight, Int8Weight  # noqa: E402
 
 SHAPES = {"q, k, v": (960, 576), "o": (576, 576), "gate, up": (3072, 576), "down": (576, 1536), "head": (49152, 576)}
 COPIES = 30
@@ -41,13 +42,30 @@ def forms(weights: list[Tensor], rows: int) -> dict[str, Callable[[int], object]
     """Name → the product with matrix number n."""
     x = torch.randn(rows, weights[0].shape[1]).bfloat16()
     wide, eight, four = [w.float() for w in weights], [Int8Weight(w) for w in weights], [Int4Weight(w) for w in weights]
-    return {
+    by_torch: dict[str, Callable[[int], object]] = {
         "linear": lambda n: functional.linear(x, weights[n]),
-        "engine": lambda n: product(x, weights[n]),
+        "W·xᵀ": lambda n: product(x, weights[n]),
         "fp32": lambda n: functional.linear(x.float(), wide[n]),
         "int8": lambda n: eight[n].product(x),
         "int4": lambda n: four[n].product(x),
     }
+    return by_torch | by_kernels(x, weights)
+
+
+def by_kernels(x: Tensor, weights: list[Tensor]) -> dict[str, Callable[[int], object]]:
+    """The same by the engine's kernels, where they can be made."""
+    try:
+        kernels, _ = load()
+    except NoKernels as error:
+        print(f"kernels: none ({error})", file=sys.stderr)
+        return {}
+    quantized = {bits: [QUANTIZED[bits](w, for_kernels=kernels.tiles).matrix for w in weights] for bits in QUANTIZED}
+    matrices = {"bf16": [Matrix.dense(w) for w in weights], **quantized}
+
+    def form(made: list[Matrix]) -> Callable[[int], object]:
+        return lambda n: kernels.product(x, made[n])
+
+    return {f"kernels {bits}": form([m for m in made if m]) for bits, made in matrices.items() if all(made)}
 
 
 @torch.inference_mode()

@@ -151,7 +151,7 @@ def open_kernels(config: Any, dtype: torch.dtype, device: torch.device, wanted: 
         say(f"kernels: none ({reason}), torch computes everything")
         return None
     try:
-        found, how = _load()
+        found, how = load()
     except NoKernels as error:
         say(f"kernels: none ({error}), torch computes everything")
         return None
@@ -196,7 +196,7 @@ def compile_into(place: Path, compiler: str, flags: Sequence[str] = FLAGS) -> No
 
 
 @cache
-def _load() -> tuple[Kernels, str]:
+def load() -> tuple[Kernels, str]:
     """The kernels, checked, and how they came. Raises NoKernels."""
     compiler = find_compiler()
     if compiler is None:
