@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, then export or check."""
     options = parser().parse_args(arguments)
     end_as_interrupted()
+    # OpenMP's threads spin while they wait for each other, and where another program has one of the cores they wait all
+    # the time: the same answers then take many times the processor's time. torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if options.push_to:
         from alpaca.export.hub import check_name
 

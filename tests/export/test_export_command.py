@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from alpaca.errors import BadSetting, CheckUnavailable, ExportFailed, ExportRefused, WrongBase
-from alpaca.export import exporting
+from alpaca.errors import BadSetting, CheckUnavailable, ExportFailed, ExportRefused, ExportUnwritten, WrongBase
+from alpaca.export import room
 from alpaca.export.checking import check_all
+from alpaca.export.exporting import Order, export
 from alpaca.export.proof import read_proofs
 from tests.conftest import ROOT, make_base
 from tests.export.conftest import Export
@@ -48,10 +50,33 @@ def test_what_does_not_answer_as_here_is_not_kept(
 def test_too_little_disk_is_said_before_work_begins(
     out: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "free_space", lambda folder: 1000)
+    monkeypatch.setattr(room, "free_space", lambda folder: 1000)
     with pytest.raises(ExportRefused, match=r"needs 6. MB.*1 kB are free"):
         out("gguf")
     assert left(tmp_path) == []
+
+
+def test_a_place_that_can_not_be_written_is_refused_before_work_begins(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    said: list[str] = []
+    order = Order("merged", tmp_path / "file" / "out", base_model=str(tiny_base))
+    with pytest.raises(ExportUnwritten, match="can't be made"):
+        export(order, said.append)
+    assert not any(line.startswith("proof") for line in said)
+
+
+@pytest.mark.parametrize("what", ["merged", "gguf", "meta"])
+def test_an_export_that_does_not_fit_leaves_nothing(tiny_base: Path, tmp_path: Path, what: str) -> None:
+    """The system lets no file grow beyond 100 kB, as a disk does that is full or takes small files only."""
+    order = Order(what, tmp_path / "a" / "b" / "out", base_model=str(tiny_base))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(ExportUnwritten, match="was not kept"):
+            export(order, lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
