@@ -104,6 +104,7 @@ def adapter_folder(folder: Path, base: Path, jinja: str, ends: Sequence[int], pr
     """A PEFT folder by PEFT's own loader, on the base, with the chat template that goes along."""
     from peft import PeftModel
 
+    verify_files(folder, base)  # says what is wrong with it, where PEFT would end in its own words
     model = PeftModel.from_pretrained(load_model(base, precision), str(folder)).eval()
     yield Transformers(model, _templated(base, jinja), ends, "transformers with PEFT")
 

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
-from alpaca.errors import BadSetting, CheckUnavailable, ExportFailed, ExportRefused, ExportUnwritten, WrongBase
+from alpaca.errors import (
+    AlpacaError,
+    BadAdapter,
+    BadBase,
+    BadSetting,
+    CheckUnavailable,
+    ConversionError,
+    ExportFailed,
+    ExportRefused,
+    ExportUnwritten,
+    WrongBase,
+)
 from alpaca.export import room
-from alpaca.export.checking import check_all
+from alpaca.export.checking import check_all, check_server
 from alpaca.export.exporting import Order, export
 from alpaca.export.proof import read_proofs
 from tests.conftest import ROOT, make_base
@@ -115,6 +130,33 @@ def test_an_export_is_checked_again(out: Export, adapters: Path, tiny_base: Path
     assert not agreement.good and "template" in agreement.verdict
 
 
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+HARM: dict[str, tuple[str, Callable[[Path], object], type[AlpacaError], str]] = {
+    "weights cut off": ("merged", lambda out: cut(out / "model.safetensors"), BadBase, "can't be loaded"),
+    "no tokenizer": ("merged", lambda out: (out / "tokenizer.json").unlink(), BadBase, "tokenizer"),
+    "a template that is none": (
+        "merged", lambda out: (out / "chat_template.jinja").write_text("{% if"), CheckUnavailable, "can't be filled in",
+    ),
+    "a file cut off": ("gguf", lambda out: cut(out / "a-Q8_0.gguf"), ConversionError, "cut off"),
+    "an adapter cut off": (
+        "vllm", lambda out: cut(out / "adapters" / "a" / "adapter_model.safetensors"), BadAdapter, "safetensors",
+    ),
+    "no checkpoint": ("meta", lambda out: (out / "consolidated.00.pth").unlink(), ConversionError, "consolidated"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_a_damaged_export_is_said_in_one_line(out: Export, adapters: Path, tiny_base: Path, harm: str) -> None:
+    what, do, error, said = HARM[harm]
+    folder, proofs = out(what, adapters / "a")
+    do(folder)
+    with pytest.raises(error, match=said):
+        check_all(folder, proofs, lambda line: None, base_model=str(tiny_base))
+
+
 def test_a_check_wants_the_base_that_an_adapter_was_made_for(out: Export, adapters: Path, tmp_path: Path) -> None:
     folder, proofs = out("gguf-lora", adapters / "a")
     other = make_base(tmp_path / "other", seed=3)
@@ -128,6 +170,50 @@ def test_a_folder_without_a_proof_can_not_be_checked(tmp_path: Path) -> None:
     (tmp_path / "proof.json").write_text('{"format": 7, "models": []}')
     with pytest.raises(CheckUnavailable, match="format 7"):
         read_proofs(tmp_path)
+    (tmp_path / "proof.json").write_text('{"format": 1, "models": []}')
+    with pytest.raises(CheckUnavailable, match="names no model"):
+        read_proofs(tmp_path)
+    (tmp_path / "proof.json").write_text('{"format": 1, "models": [{"na')
+    with pytest.raises(CheckUnavailable, match="can't be read"):
+        read_proofs(tmp_path)
+
+
+class Odd(BaseHTTPRequestHandler):
+    """A server whose answers are JSON, and not OpenAI's."""
+
+    def do_GET(self) -> None:
+        self._say({"data": [{"id": "x"}]} if self.path.endswith("/models") else {})
+
+    def do_POST(self) -> None:
+        self._say({"choices": []})
+
+    def _say(self, answer: object) -> None:
+        content = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_that_can_not_be_asked_is_said_in_one_line(out: Export, adapters: Path) -> None:
+    _, proofs = out("merged", adapters / "a")
+
+    def checked(url: str, model: str | None = None, key: str | None = None) -> None:
+        check_server(proofs, url, model, key, lambda line: None)
+
+    for url in ("http://127.0.0.1:9", "localhost:8000", "", "http://[", "http://a:b", "http://\x00"):
+        with pytest.raises(CheckUnavailable, match="does not answer|write http://"):
+            checked(url)
+    with pytest.raises(CheckUnavailable, match="--api_key has characters"):
+        checked("http://127.0.0.1:9", key="schlüssel")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Odd) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(CheckUnavailable, match="no choice of OpenAI's"):
+            checked(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
 
 
 def test_an_interrupted_export_leaves_nothing(tiny_base: Path, adapters: Path, tmp_path: Path) -> None:
