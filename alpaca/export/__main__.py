@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpaca.errors import ExportFailed, end_as_interrupted, exit_on_error
+from alpaca.errors import BadSetting, ExportFailed, end_as_interrupted, exit_on_error
 from alpaca.paths import as_written
 from alpaca.progress import say
 
@@ -108,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
     from alpaca.export.proof import read_proofs
 
     folder: Path = options.folder
+    if (options.model or options.api_key) and not options.url:
+        raise BadSetting("--model and --api_key are for a server: give its --url")
     proofs = read_proofs(folder)
     if options.url:
         found = check_server(proofs, options.url, options.model, options.api_key, say)

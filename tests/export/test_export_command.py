@@ -205,7 +205,7 @@ def test_a_server_that_can_not_be_asked_is_said_in_one_line(out: Export, adapter
         check_server(proofs, url, model, key, lambda line: None)
 
     for url in ("http://127.0.0.1:9", "localhost:8000", "", "http://[", "http://a:b", "http://\x00"):
-        with pytest.raises(CheckUnavailable, match="does not answer|write http://"):
+        with pytest.raises(CheckUnavailable, match=r"does not answer|write http://"):
             checked(url)
     with pytest.raises(CheckUnavailable, match="--api_key has characters"):
         checked("http://127.0.0.1:9", key="schlüssel")
@@ -236,10 +236,17 @@ def test_an_interrupted_export_leaves_nothing(tiny_base: Path, adapters: Path, t
     assert left(tmp_path) == []
 
 
-def test_the_command_ends_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["gguf", "--output_dir", "OUT", "--base_model", "nowhere"], "E3001 BaseNotFound"),
+        (["check", "OUT", "--model", "x"], "E5001 BadSetting: --model and --api_key are for a server"),
+    ],
+)
+def test_the_command_ends_with_one_line(tmp_path: Path, arguments: list[str], said: str) -> None:
+    given = [str(tmp_path / "x") if argument == "OUT" else argument for argument in arguments]
     done = subprocess.run(
-        [sys.executable, "-m", "alpaca.export", "gguf", "--output_dir", str(tmp_path / "x"), "--base_model", "nowhere"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "alpaca.export", *given], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: E3001 BaseNotFound")
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: {said}")
