@@ -287,6 +287,12 @@ class PushFailed(ExportError):
     code = "E6004"
 
 
+class ExportUnwritten(ExportError):
+    """Nothing can be written where the export was to lie: no folder can be made there, or the disk is full."""
+
+    code = "E6005"
+
+
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 
 

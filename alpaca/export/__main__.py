@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from alpaca.errors import ExportFailed, end_as_interrupted, exit_on_error
+from alpaca.errors import BadSetting, ExportFailed, end_as_interrupted, exit_on_error
 from alpaca.paths import as_written
 from alpaca.progress import say
 
@@ -81,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, then export or check."""
     options = parser().parse_args(arguments)
     end_as_interrupted()
+    # OpenMP's threads spin while they wait for each other, and where another program has one of the cores they wait all
+    # the time: the same answers then take many times the processor's time. torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if options.push_to:
         from alpaca.export.hub import check_name
 
@@ -104,6 +108,8 @@ def _check(options: argparse.Namespace) -> None:
     from alpaca.export.proof import read_proofs
 
     folder: Path = options.folder
+    if (options.model or options.api_key) and not options.url:
+        raise BadSetting("--model and --api_key are for a server: give its --url")
     proofs = read_proofs(folder)
     if options.url:
         found = check_server(proofs, options.url, options.model, options.api_key, say)

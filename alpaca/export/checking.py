@@ -98,7 +98,8 @@ def _in_its_tool(
         if judges.vllm_command() is None:
             say("check: vLLM itself was not asked: it is not here. Start serve.sh where it is, and check with --url")
             return
-        with judges.vllm(folder) as url, ThreadPoolExecutor(len(proofs)) as threads:  # all adapters at the same time
+        # All adapters at the same time. An interruption ends the server first, and with it what the threads wait for.
+        with ThreadPoolExecutor(len(proofs)) as threads, judges.vllm(folder) as url:
 
             def asked(proof: Proof) -> Agreement:
                 return check(proof, OpenAIServer(url, proof.name, f"vLLM on {proof.name}"))

@@ -21,8 +21,8 @@ from alpaca.export.leaving import Leaving, leaving
 from alpaca.export.ollama import write_modelfile
 from alpaca.export.portable import portable
 from alpaca.export.proof import Proof, save_proofs
+from alpaca.export.room import check_room, place_for
 from alpaca.export.vllm_folder import LOST, served_adapters, write_vllm
-from alpaca.files import folder_written_aside, free_space
 from alpaca.progress import Say
 from alpaca.words import joined, size_text
 
@@ -70,7 +70,8 @@ class _Job:
 def export(order: Order, say: Say) -> tuple[Path, list[Proof]]:
     """Make it. Nothing is left behind where it fails or is interrupted, and a folder that is there is not touched.
 
-    Raises ExportRefused, ExportFailed where it doesn't answer as here, and the errors of base and adapters.
+    Raises ExportRefused, ExportUnwritten, ExportFailed where it doesn't answer as here, and the errors of base and
+    adapters.
     """
     target = order.output_dir
     if target.exists():
@@ -78,11 +79,12 @@ def export(order: Order, say: Say) -> tuple[Path, list[Proof]]:
     _check_options(order)
     job = _jobs(order, say)
     _say_needs(job, target, say)
-    proofs = [
-        prove(model, order.what, files, job.precision, say) for model, files in zip(job.models, job.files, strict=True)
-    ]
-    gc.collect()
-    with folder_written_aside(target, ExportRefused) as folder:
+    with place_for(target) as folder:
+        proofs = [
+            prove(model, order.what, files, job.precision, say)
+            for model, files in zip(job.models, job.files, strict=True)
+        ]
+        gc.collect()
         for note in job.write(folder):
             say(f"note: {note}")
         found = check_all(folder, proofs, say, base_model=str(job.models[0].base))
@@ -102,8 +104,8 @@ def _check_options(order: Order) -> None:
     if order.what not in (VLLM, GGUF_LORA) and len(order.adapters) > 1:
         one = "+".join(f"{name}:0.5" for name in order.adapters)
         raise BadSetting(f"{order.what} makes one model: give one --adapter, or a composition such as {one}")
-    if order.what in (VLLM, GGUF_LORA) and not order.adapters:
-        raise BadSetting(f"{order.what} carries adapters: give --adapter (the base alone leaves as merged or gguf)")
+    if "" in order.adapters:
+        raise BadSetting("--adapter is empty: name an adapter, or leave --adapter out for the base alone")
     known = {GGUF: TYPES, GGUF_LORA: gguf_lora.TYPES}.get(order.what)
     if known and order.kind not in known:
         kquant = "; llama-quantize makes K-quants (Q4_K_M, …) of an F16 or BF16 file" if order.what == GGUF else ""
@@ -115,6 +117,11 @@ def _check_options(order: Order) -> None:
 def _jobs(order: Order, say: Say) -> _Job:
     names = order.adapters or ("",)
     models = [leaving(order.base_model, name, order.adapter_scale, order.prompt_template_name, say) for name in names]
+    if order.what in (VLLM, GGUF_LORA) and not all(model.strengths for model in models):
+        raise BadSetting(f"{order.what} carries adapters: give --adapter (the base alone leaves as merged or gguf)")
+    called = [model.name for model in models]
+    if doubled := next((name for name in called if called.count(name) > 1), None):
+        raise ExportRefused(f"two adapters would be called {doubled}: rename one of their folders")
     makers = {MERGED: _merged, GGUF: _gguf, GGUF_LORA: _gguf_lora, META: _meta, VLLM: _vllm}
     return makers[order.what](order, models)
 
@@ -195,13 +202,8 @@ def _vllm(order: Order, models: list[Leaving]) -> _Job:
 
 def _say_needs(job: _Job, target: Path, say: Say) -> None:
     """Disk and memory, before work begins. Raises ExportRefused where the disk has too little room."""
-    free = free_space(target)
     needed = job.n_bytes + BESIDE
-    if free < needed:
-        raise ExportRefused(
-            f"{target} needs {size_text(needed)}, what is checked in it included, and {size_text(free)} are free; free "
-            "some, or give another --output_dir"
-        )
+    free = check_room(target, needed)
     weights = job.models[0].weights
     adapters = sum(used.files.weights.stat().st_size for model in job.models for used in model.strengths)
     memory = 4 * 3 * weights.largest + 2 * adapters

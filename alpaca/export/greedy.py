@@ -86,7 +86,7 @@ def mean_loss(model: Any, references: Sequence[tuple[Sequence[int], Sequence[int
     with torch.inference_mode():
         for prompt, answer in references:
             ids = torch.tensor([[*prompt, *answer]], device=model.device)
-            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+            logits = model(input_ids=ids, logits_to_keep=len(answer) + 1).logits[0, :-1].float()
             chosen = logits.gather(1, ids[0, len(prompt) :, None])[:, 0]
             total += float((logits.logsumexp(-1) - chosen).sum())
             count += len(answer)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.base.load import load_model
+from alpaca.errors import BadBase, CheckUnavailable
 from alpaca.export.agreement import Reply, Said
 from alpaca.export.chat_template import rendered
 from alpaca.export.greedy import Greedy, greedy_answers
 from alpaca.export.proof import Answered
 from alpaca.progress import progress
+from alpaca.words import one_line
 
 
 def listed(answer: Greedy) -> tuple[Said, ...]:
@@ -28,17 +30,26 @@ class Transformers:
 
     @classmethod
     def of_folder(cls, folder: Path, precision: str) -> Transformers:
-        """A Hugging Face folder, loaded with nothing but its own files."""
+        """A Hugging Face folder, loaded with nothing but its own files. Raises BadBase for one that can't be."""
         from transformers import AutoTokenizer
 
         model = load_model(folder, precision)
         named = model.generation_config.eos_token_id if model.generation_config else None
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+        except Exception as error:  # of any kind: the library, or what a tokenizer's file makes it do
+            raise BadBase(f"the tokenizer in {folder} can't be loaded: {one_line(str(error))}") from error
         ends = named if isinstance(named, list) else [tokenizer.eos_token_id if named is None else named]
         return cls(model, tokenizer, ends)
 
     def chat(self, asked: Sequence[Answered]) -> list[Reply]:
-        prompts = [rendered(self._tokenizer, self._tokenizer.get_chat_template(), ours.messages) for ours in asked]
+        try:
+            jinja = self._tokenizer.get_chat_template()
+            prompts = [rendered(self._tokenizer, jinja, ours.messages) for ours in asked]
+        except Exception as error:  # a template is a program, and none at all is an error too
+            raise CheckUnavailable(
+                f"{self.name}: the chat template can't be filled in: {one_line(str(error))}"
+            ) from error
         return self._replies(prompts, asked)
 
     def complete(self, asked: Sequence[Answered]) -> list[Reply]:

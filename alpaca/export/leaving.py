@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from alpaca.progress import Say
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
-from alpaca.serving.composition import BASE_ALONE, Composition, parse_composition
+from alpaca.serving.composition import Composition, parse_composition
 from alpaca.words import joined
 
 
@@ -78,7 +79,7 @@ def leaving(base_model: str | None, adapter: str, scale: float, template_name: s
     say(f"adapters: {joined(f'{used.name} at {used.scale:g}' for used in strengths) or 'none, the base alone'}")
     say(f"template: {template.name} ({reason})")
     jinja = chat_template(template, begins_with_bos=_begins_with_bos(tokenizer))
-    name = plain_name("-".join(map(_called, strengths)) or base.name)
+    name = plain_name("-".join(map(_called, strengths)), "adapter") if strengths else plain_name(base.name, "base")
     held = tuple(adapter for adapter, _ in found)
     return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template), held)
 
@@ -118,6 +119,9 @@ def _begins_with_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
 
 
-def plain_name(text: str) -> str:
-    """A name that every tool takes: small letters, digits, points, dashes."""
-    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or BASE_ALONE
+def plain_name(text: str, otherwise: str) -> str:
+    """A name that every tool takes: small letters without marks, digits, points, dashes; `otherwise` where none of
+    `text` is left."""
+    apart = unicodedata.normalize("NFKD", text)
+    bare = "".join(sign for sign in apart if not unicodedata.combining(sign))
+    return re.sub(r"[^a-z0-9.]+", "-", bare.lower()).strip("-.") or otherwise

@@ -21,14 +21,20 @@ class OpenAIServer:
     """Asks the model `model` of the server at `url` (with or without the /v1 at its end)."""
 
     def __init__(self, url: str, model: str | None = None, name: str | None = None, key: str | None = None) -> None:
-        """`model`: None takes the only one that the server lists. Raises CheckUnavailable where nobody answers."""
+        """`model`: None takes the only one that the server lists. Raises CheckUnavailable where nobody answers, or the
+        URL or the key can't be one."""
         import httpx
 
         root = url.rstrip("/").removesuffix("/v1")
-        self._client = httpx.Client(
-            base_url=f"{root}/v1/", timeout=SECONDS, headers={"Authorization": f"Bearer {key}"} if key else None
-        )
         self._where = shown_url(root)
+        if not (key or "").isascii() or not (key or "").isprintable():
+            raise CheckUnavailable("--api_key has characters that no key has: letters, digits and signs of ASCII do")
+        try:
+            self._client = httpx.Client(
+                base_url=f"{root}/v1/", timeout=SECONDS, headers={"Authorization": f"Bearer {key}"} if key else None
+            )
+        except httpx.InvalidURL as error:
+            raise CheckUnavailable(f"--url is {one_line(url)!r}: {error}; write http://localhost:8000") from None
         self.name = name or self._where
         self.model = model or self._only_model()
 
@@ -44,7 +50,7 @@ class OpenAIServer:
     def _ask(self, route: str, asked: Sequence[Answered], body: Callable[[Answered], dict[str, Any]]) -> list[Reply]:
         def one(ours: Answered) -> Reply:
             greedy = {"model": self.model, "max_tokens": ours.most, "temperature": 0, "return_token_ids": True}
-            return _reply(self._send(route, greedy | body(ours)))
+            return self._read(route, self._send(route, greedy | body(ours)))
 
         with ThreadPoolExecutor(TOGETHER) as threads:
             return list(threads.map(one, asked))
@@ -67,8 +73,18 @@ class OpenAIServer:
             raise CheckUnavailable(f"{self._where}/v1/{route} answered no JSON object: {one_line(answer.text)}")
         return found
 
+    def _read(self, route: str, answer: dict[str, Any]) -> Reply:
+        try:
+            return _reply(answer)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            raise CheckUnavailable(
+                f"{self._where}/v1/{route} answered what is no choice of OpenAI's ({type(error).__name__}: {error}): "
+                f"{one_line(str(answer))}"
+            ) from None
+
     def _only_model(self) -> str:
-        listed = [str(model.get("id")) for model in self._send("models", None).get("data") or []]
+        data = self._send("models", None).get("data")
+        listed = [str(model.get("id")) for model in data if isinstance(model, dict)] if isinstance(data, list) else []
         if len(listed) != 1:
             there = ", ".join(listed[:10]) or "none"
             raise CheckUnavailable(f"{self._where} serves {len(listed)} models ({there}): say which with --model")

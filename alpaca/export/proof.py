@@ -92,6 +92,8 @@ def read_proofs(folder: Path) -> list[Proof]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:
             raise CheckUnavailable(f"{path} has format {record['format']}; this version reads format {FORMAT}")
+        if not record["models"]:
+            raise CheckUnavailable(f"{path} names no model")
         return [_proof(model) for model in record["models"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckUnavailable(f"{path} can't be read: {type(error).__name__}: {error}") from None

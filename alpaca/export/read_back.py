@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,10 +35,16 @@ if TYPE_CHECKING:
 NAME = "read back here"
 
 
+def _room_beside(folder: Path) -> TemporaryDirectory[str]:
+    """A folder for copies of what lies in `folder`: there, where its disk has room for them, or where the system keeps
+    such if nothing may be written there."""
+    return TemporaryDirectory(prefix=".read-back-", dir=folder if os.access(folder, os.W_OK) else None)
+
+
 @contextmanager
 def gguf(path: Path, precision: str) -> Iterator[Transformers]:
     """A GGUF file through the converter of alpaca/convert: its own weights, tokenizer, chat template and turn ends."""
-    with TemporaryDirectory(prefix=".read-back-", dir=path.parent) as place:
+    with _room_beside(path.parent) as place:
         origin = GgufOrigin(path, "F32" if precision == "fp32" else "BF16")
         tool = Transformers.of_folder(convert(origin, Path(place)), precision)
         tool.name = NAME
@@ -47,7 +54,7 @@ def gguf(path: Path, precision: str) -> Iterator[Transformers]:
 @contextmanager
 def meta(folder: Path, ends: Sequence[int], precision: str) -> Iterator[Transformers]:
     """Meta's files, which carry no chat template: the prompts' own ids are asked."""
-    with TemporaryDirectory(prefix=".read-back-", dir=folder) as place:
+    with _room_beside(folder) as place:
         params = read_params(folder / PARAMS)
         _as_folder(folder, params, Path(place))
         yield PromptsOnly(load_model(Path(place), precision), None, ends, NAME)
@@ -97,6 +104,7 @@ def adapter_folder(folder: Path, base: Path, jinja: str, ends: Sequence[int], pr
     """A PEFT folder by PEFT's own loader, on the base, with the chat template that goes along."""
     from peft import PeftModel
 
+    verify_files(folder, base)  # says what is wrong with it, where PEFT would end in its own words
     model = PeftModel.from_pretrained(load_model(base, precision), str(folder)).eval()
     yield Transformers(model, _templated(base, jinja), ends, "transformers with PEFT")
 
@@ -104,7 +112,7 @@ def adapter_folder(folder: Path, base: Path, jinja: str, ends: Sequence[int], pr
 @contextmanager
 def gguf_adapter(path: Path, base: Path, jinja: str, ends: Sequence[int], precision: str) -> Iterator[Transformers]:
     """An adapter's GGUF file, made a PEFT folder again and put on the base."""
-    with TemporaryDirectory(prefix=".read-back-", dir=path.parent) as place:
+    with _room_beside(path.parent) as place:
         read_adapter(path, read_config(base)).save(Path(place), base.name)
         model = load_adapter(load_model(base, precision), verify_files(Path(place), base))
         yield Transformers(model, _templated(base, jinja), ends, NAME)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alpaca.errors import ExportRefused
-from alpaca.export.leaving import Leaving
+from alpaca.export.leaving import Leaving, plain_name
 from alpaca.export.portable import Portable, portable
+from alpaca.words import one_line, plural
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What --max-lora-rank takes; it has 1 as well, which nobody needs."""
@@ -36,7 +37,8 @@ class Served:
 
 
 def served_adapters(models: Sequence[Leaving]) -> list[Served]:
-    """Check that one vLLM can serve them all. Raises ExportRefused for DoRA, too high a rank, or another template."""
+    """Check that one vLLM can serve them all. Raises ExportRefused for DoRA, too high a rank, another template, or
+    an adapter with the base's name."""
     first = models[0]
     for model in models[1:]:
         if model.jinja != first.jinja:
@@ -44,11 +46,13 @@ def served_adapters(models: Sequence[Leaving]) -> list[Served]:
                 f"{model.name} was trained with the template {model.template.name}, {first.name} with "
                 f"{first.template.name}, and a vLLM server has one: export them into folders of their own"
             )
-    names = [model.name for model in models]
-    if doubled := next((name for name in names if names.count(name) > 1), None):
-        raise ExportRefused(f"two adapters would be called {doubled}: rename one of their folders")
     served = [Served(model, portable(model.strengths)) for model in models]
     for one in served:
+        if one.leaving.name == first.base.name:
+            raise ExportRefused(
+                f"an adapter would be called {one.leaving.name}, as the base is, and vLLM would answer for it with the "
+                "base alone: rename the adapter's folder"
+            )
         if one.adapter.rank > RANKS[-1]:
             raise ExportRefused(
                 f"{one.leaving.name} has rank {one.adapter.rank}, and vLLM takes at most {RANKS[-1]}: export `merged`"
@@ -85,37 +89,48 @@ def _script(served: Sequence[Served], base: str, gpus: int) -> str:
     limits = " ".join(f"{option} {value}" for option, value in _limits(served).items())
     modules = " ".join(shlex.quote(f"{one.leaving.name}={one.path}") for one in served)
     parallel = f" --tensor-parallel-size {gpus}" if gpus > 1 else ""
+    count = plural(len(served), "adapter")
     return f"""#!/bin/sh
-# Serve {name} with {len(served)} adapter(s) by vLLM's OpenAI-compatible server. Options of `vllm serve` may follow:
+# Serve {one_line(name)} with {count} by vLLM's OpenAI-compatible server. Options of `vllm serve` may follow:
 #   ./serve.sh --port 8001 --gpu-memory-utilization 0.8
-# VLLM names another vllm, BASE another place of the same base. An adapter is asked for by its name, the base by {name}.
+# VLLM names another vllm, BASE another place of the same base. Adapters and base are asked for by their names.
 set -eu
+vllm=${{VLLM:-vllm}} base=${{BASE:-}}
+[ -n "$base" ] || base={shlex.quote(base)}
+case $vllm in */*) vllm=$(cd "$(dirname "$vllm")" && pwd)/$(basename "$vllm") ;; esac
+[ ! -d "$base" ] || base=$(cd "$base" && pwd)
 cd "$(dirname "$0")"
-exec "${{VLLM:-vllm}}" serve "${{BASE:-{base}}}" --served-model-name {shlex.quote(name)} \\
+exec "$vllm" serve "$base" --served-model-name {shlex.quote(name)} \\
     --generation-config vllm --chat-template {TEMPLATE}{parallel} \\
     --enable-lora {limits} \\
     --lora-modules {modules} "$@"
 """
 
 
+def _label(name: str) -> str:
+    """A name as Kubernetes takes it for an object."""
+    return plain_name(name, "base").replace(".", "-")[:40].strip("-")
+
+
 def _kserve(served: Sequence[Served], base: str, gpus: int) -> str:
     """KServe's LLMInferenceService: the adapters are listed under the model and loaded at start."""
     name = served[0].leaving.base.name
-    listed = "\n".join(f"        - name: {one.leaving.name}\n          uri: s3://BUCKET/{one.path}" for one in served)
-    arguments = json.dumps(
-        ["--generation-config=vllm", f"--chat-template=/mnt/template/{TEMPLATE}"]
-        + [f"{option}={value}" for option, value in _limits(served).items()]
+    label = _label(name)
+    listed = "\n".join(
+        f"        - name: {_quoted(one.leaving.name)}\n          uri: s3://BUCKET/{one.path}" for one in served
     )
+    arguments = ["--generation-config=vllm", f"--chat-template=/mnt/template/{TEMPLATE}"]
+    arguments += [f"{option}={value}" for option, value in _limits(served).items()]
     return f"""# Replace BUCKET, and make the template a config map first:
-#   kubectl create configmap {name}-template --from-file={TEMPLATE}
+#   kubectl create configmap {label}-template --from-file={TEMPLATE}
 apiVersion: serving.kserve.io/v1alpha2
 kind: LLMInferenceService
 metadata:
-  name: {name}
+  name: {_quoted(label)}
 spec:
   model:
-    uri: {_uri(base)}
-    name: {name}
+    uri: {_quoted(_uri(base))}
+    name: {_quoted(name)}
     lora:
       adapters:
 {listed}
@@ -127,7 +142,7 @@ spec:
       - name: main
         env:
           - name: VLLM_ADDITIONAL_ARGS
-            value: {json.dumps(" ".join(json.loads(arguments)))}
+            value: {_quoted(" ".join(arguments))}
         resources:
           limits:
             nvidia.com/gpu: "{gpus}"
@@ -137,8 +152,13 @@ spec:
     volumes:
       - name: template
         configMap:
-          name: {name}-template
+          name: {_quoted(f"{label}-template")}
 """
+
+
+def _quoted(text: str) -> str:
+    """A text in YAML, whatever it looks like: JSON's texts are YAML's."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _uri(base: str) -> str:
@@ -149,16 +169,16 @@ def _ray(served: Sequence[Served], base: str, gpus: int) -> str:
     """Ray Serve LLM: adapters are found by name under one path of a bucket and loaded when they are asked for."""
     name = served[0].leaving.base.name
     return f"""# Put adapters/ into the bucket, one folder for each adapter, and replace BUCKET. Then: serve run {RAY}
-# An adapter is asked for as {name}:ADAPTER ({", ".join(one.leaving.name for one in served)}).
+# An adapter is asked for as {one_line(name)}:ADAPTER ({", ".join(one.leaving.name for one in served)}).
 applications:
-  - name: {name}
+  - name: {_quoted(_label(name))}
     route_prefix: /
     import_path: ray.serve.llm:build_openai_app
     args:
       llm_configs:
         - model_loading_config:
-            model_id: {name}
-            model_source: {json.dumps(base)}
+            model_id: {_quoted(name)}
+            model_source: {_quoted(base)}
           lora_config:
             dynamic_lora_loading_path: s3://BUCKET/adapters
             max_num_adapters_per_replica: {max(2, len(served))}

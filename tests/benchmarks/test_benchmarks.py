@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks import forgetting, gpu, serve, train
 from tests.conftest import ROOT
+from tests.serving.peft_adapters import make_adapter
 
 TINY_LLAMA = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
 
@@ -149,6 +150,17 @@ def test_a_section_that_fails_costs_only_its_own_rows(tmp_path: Path) -> None:
     (tmp_path / "tiny" / "config.json").write_text("{}", encoding="utf-8")
     failed = gpu.run_section(gpu.Section("serve", "tiny"), tmp_path, 300.0, True)
     assert [row.note for row in failed] == ["failed with exit status 1; the reason stands in the output"]
+
+
+# --- exports -------------------------------------------------------------------------------------------------------
+def test_the_table_of_exports_has_a_row_for_each_check(tiny_base: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_base, tmp_path / "mine")
+    said = run("exports.py", "--base_model", tiny_base, "--adapters", adapter, "--ways", "merged", "meta").splitlines()
+    assert said[0].startswith("versions: torch ")
+    assert [line.split(" | ")[0] for line in said[3:5]] == ["| merged, mine", "| meta, mine"]
+    assert all(line.endswith("| as here |") for line in said[3:5])
+    equal, tensors = map(int, re.findall(r"(\d+) of (\d+) tensors", said[-1])[0])
+    assert equal == tensors > 10
 
 
 # --- the others ---------------------------------------------------------------------------------------------------

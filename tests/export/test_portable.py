@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +70,7 @@ def test_a_folder_for_vllm_holds_what_serve_sh_names(tiny_base: Path, adapters: 
         "vllm", adapters / "rslora", adapters / "b", serve_base="owner/base", gpus=2, adapter_scale=0.5
     )  # fmt: skip
     script = (folder / "serve.sh").read_text()
-    assert 'serve "${BASE:-owner/base}"' in script and "--tensor-parallel-size 2" in script
+    assert "base=owner/base\n" in script and "--tensor-parallel-size 2" in script
     assert "--max-lora-rank 16" in script and "--max-loras 2" in script
     for proof in proofs:
         config = json.loads((folder / proof.files["adapter"] / "adapter_config.json").read_text())
@@ -79,11 +82,35 @@ def test_a_folder_for_vllm_holds_what_serve_sh_names(tiny_base: Path, adapters: 
     assert (folder / "template.jinja").read_text() == of(tiny_base).jinja
 
 
-def test_the_manifests_are_yaml(adapters: Path, out: Export) -> None:
+def test_what_serve_sh_starts_is_named_from_where_it_is_called(adapters: Path, out: Export, tmp_path: Path) -> None:
+    """`echo` in vLLM's place says what it was given; names with blanks, quotes and dollars arrive as they are."""
+    odd = """a "b" $HOME it's"""
+    folder, _ = out("vllm", adapters / "a", serve_base=odd)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "tool").symlink_to("/bin/echo")
+    (tmp_path / "here" / "base").mkdir()
+
+    def started(**named: str) -> str:
+        done = subprocess.run(
+            [str(folder / "serve.sh"), "--port", "9"], cwd=tmp_path / "here", env={"PATH": os.environ["PATH"], **named},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert started(VLLM="echo").startswith(f"serve {odd} --served-model-name") and "--port 9" in started(VLLM="echo")
+    assert started(VLLM="./tool", BASE="base").startswith(f"serve {tmp_path / 'here' / 'base'} ")
+    assert started(VLLM="./tool", BASE="owner/name").startswith("serve owner/name ")
+
+
+def test_the_manifests_are_yaml(tiny_base: Path, adapters: Path, out: Export, tmp_path: Path) -> None:
     import yaml
 
-    folder, _ = out("vllm", adapters / "a")
+    odd = tmp_path / "Base 1.5: 'x' #1"
+    shutil.copytree(tiny_base, odd)
+    folder, _ = out("vllm", adapters / "a", base=str(odd))
     kserve, ray = (yaml.safe_load((folder / name).read_text()) for name in ("kserve.yaml", "rayserve.yaml"))
+    assert kserve["metadata"]["name"] == "base-1-5-x-1" and kserve["spec"]["model"]["name"] == odd.name
+    assert ray["applications"][0]["args"]["llm_configs"][0]["model_loading_config"]["model_id"] == odd.name
     assert kserve["spec"]["model"]["lora"]["adapters"] == [{"name": "a", "uri": "s3://BUCKET/adapters/a"}]
     (config,) = ray["applications"][0]["args"]["llm_configs"]
     assert config["engine_kwargs"]["max_lora_rank"] == 8
@@ -94,8 +121,16 @@ def test_what_one_vllm_server_can_not_serve_is_refused(tiny_base: Path, adapters
         out("vllm", adapters / "a", adapters / "carded")
     with pytest.raises(ExportRefused, match="two adapters would be called a"):
         out("vllm", adapters / "a", adapters / "a")
-    with pytest.raises(BadSetting, match="give --adapter"):
-        out("vllm")
+    with pytest.raises(ExportRefused, match="two adapters would be called a"):
+        out("gguf-lora", adapters / "a", adapters / "a")
+    for none in ([], ["none"], ["none", adapters / "a"]):
+        with pytest.raises(BadSetting, match="give --adapter"):
+            out("vllm", *none)
+    with pytest.raises(BadSetting, match="--adapter is empty"):
+        out("merged", "")
+    shutil.copytree(adapters / "a", adapters / tiny_base.name)
+    with pytest.raises(ExportRefused, match="as the base is"):
+        out("vllm", adapters / tiny_base.name)
     make_adapter(tiny_base, adapters / "wide", r=600)
     with pytest.raises(ExportRefused, match="rank 600, and vLLM takes at most 512"):
         out("vllm", adapters / "wide")
