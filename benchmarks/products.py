@@ -59,13 +59,15 @@ def by_kernels(x: Tensor, weights: list[Tensor]) -> dict[str, Callable[[int], ob
     except NoKernels as error:
         print(f"kernels: none ({error})", file=sys.stderr)
         return {}
-    quantized = {bits: [QUANTIZED[bits](w, for_kernels=kernels.tiles).matrix for w in weights] for bits in QUANTIZED}
-    matrices = {"bf16": [Matrix.dense(w) for w in weights], **quantized}
+    made: dict[str, list[Matrix]] = {"bf16": [Matrix.dense(weight) for weight in weights]}
+    for bits in QUANTIZED if kernels.tiles else ():
+        quantized = [QUANTIZED[bits](weight, for_kernels=True).matrix for weight in weights]
+        made[bits] = [matrix for matrix in quantized if matrix is not None]
 
-    def form(made: list[Matrix]) -> Callable[[int], object]:
-        return lambda n: kernels.product(x, made[n])
+    def form(matrices: list[Matrix]) -> Callable[[int], object]:
+        return lambda n: kernels.product(x, matrices[n])
 
-    return {f"kernels {bits}": form([m for m in made if m]) for bits, made in matrices.items() if all(made)}
+    return {f"kernels {bits}": form(matrices) for bits, matrices in made.items()}
 
 
 @torch.inference_mode()
