@@ -401,10 +401,16 @@ inline Halved halve(Floats numbers) {
     return {_mm512_cvtepi32_epi8(high), _mm512_cvtepi32_epi8(_mm512_sub_epi32(whole, _mm512_slli_epi32(high, 7)))};
 }
 
+// The largest, whatever its sign; NaN where there is one.
 inline float most(const bf16* x, long inputs) {
     __m512 found = _mm512_setzero_ps();
-    for (long i = 0; i < inputs; i += LANES) found = _mm512_max_ps(found, _mm512_abs_ps((__m512)widen(x + i)));
-    return _mm512_reduce_max_ps(found);
+    __mmask16 none = 0;
+    for (long i = 0; i < inputs; i += LANES) {
+        const __m512 numbers = (__m512)widen(x + i);
+        none |= _mm512_cmp_ps_mask(numbers, numbers, _CMP_UNORD_Q);
+        found = _mm512_max_ps(found, _mm512_abs_ps(numbers));
+    }
+    return none ? __builtin_nanf("") : _mm512_reduce_max_ps(found);
 }
 
 // One row of x, x = scale · (128 · upper + lower). `upper`, `lower`: where its bytes begin; four go together, every

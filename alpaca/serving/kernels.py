@@ -170,6 +170,8 @@ def unfit(config: Any) -> str:
     ):
         if number % step:
             return f"the base's {name} is {number}, no multiple of {step}"
+    if config.vocab_size < 16:
+        return f"the base's vocabulary is {config.vocab_size}, less than 16"
     return f"the base's heads have {size} numbers, more than 256" if size > 256 else ""
 
 

@@ -131,11 +131,16 @@ def test_a_process_that_is_forked_off_has_threads_of_its_own(kernels: Kernels) -
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_what_is_no_number_stays_in_its_row(kernels: Kernels, number: float) -> None:
-    x = numbers(3, 64)
+@pytest.mark.parametrize("bits", ["bf16", "int8", "int4"])
+@pytest.mark.parametrize("rows", [3, 20])
+def test_what_is_no_number_stays_in_its_row(kernels: Kernels, rows: int, bits: str, number: float) -> None:
+    x, weight = numbers(rows, 64), numbers(48, 64)
     x[1, 7] = number
-    found = kernels.product(x, Matrix.dense(numbers(48, 64)))
-    assert found[[0, 2]].isfinite().all() and not found[1].isfinite().any()
+    matrix = Matrix.dense(weight) if bits == "bf16" else QUANTIZED[bits](weight, for_kernels=True).matrix
+    assert matrix is not None
+    found = kernels.product(x, matrix)
+    others = [row for row in range(rows) if row != 1]
+    assert found[others].isfinite().all() and not found[1].isfinite().any()
     assert kernels.norm(x, numbers(64), 1e-5)[1].isnan().any()
 
 
