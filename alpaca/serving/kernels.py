@@ -1,4 +1,4 @@
-"""The operations of a step in alpaca/serving/kernels.cpp, compiled for this processor where a compiler is.
+"""The operations of a step in alpaca/serving/native, compiled for this processor where a compiler is.
 
 torch's products of a few rows take about twice as long on a CPU as it takes to read the matrix, and each of its
 operations a few microseconds to start, some hundreds of times a step. These read each matrix once and are few. Without
@@ -29,7 +29,7 @@ from alpaca.paths import cache_home
 from alpaca.progress import Say
 from alpaca.words import one_line
 
-SOURCE = Path(__file__).with_suffix(".cpp")
+SOURCE = Path(__file__).with_name("native") / "kernels.cpp"
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-pthread", "-fPIC", "-shared", "-w")
 COMPILE_SECONDS = 120
 FEW = 4
@@ -53,7 +53,7 @@ class NoKernels(Exception):
 
 @dataclass(frozen=True)
 class Matrix:
-    """Weights [outputs, inputs] as the products read them; kernels.cpp says how they lie."""
+    """Weights [outputs, inputs] as the products read them; native/matrix.h says how they lie."""
 
     numbers: Tensor
     scales: Tensor | None
@@ -227,7 +227,8 @@ def _key(compiler: str) -> str:
     if (listed := Path("/proc/cpuinfo")).is_file():
         lines = listed.read_text(errors="replace").splitlines()
         processor += "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
-    parts = (SOURCE.read_bytes(), " ".join(FLAGS).encode(), version.encode(), processor.encode())
+    sources = [path.read_bytes() for path in sorted(SOURCE.parent.iterdir()) if path.suffix in (".cpp", ".h")]
+    parts = [*sources, " ".join(FLAGS).encode(), version.encode(), processor.encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
 
