@@ -103,7 +103,7 @@ def test_the_time_to_ready_is_measured_on_cogs_server(tiny_base: Path) -> None:
 
 def test_products_are_measured_in_every_form() -> None:
     said = run("products.py", "--rows", 1, "--rounds", 1, "--copies", 1).splitlines()
-    assert len(said) == 5 and all(re.search(r"linear .*engine .*fp32 .*int8 .*int4", line) for line in said)
+    assert len(said) == 5 and all(re.search(r"linear .*W·xᵀ .*fp32 .*int8 .*int4", line) for line in said)
 
 
 @pytest.mark.long

@@ -132,7 +132,7 @@ def test_a_body_that_is_no_object_of_json_is_refused(body: bytes) -> None:
 def test_a_servers_code_becomes_a_true_status(code: str) -> None:
     refused = of_upstream(f"Prediction failed: Generator iteration error: {code} SomeName: the reason")
     assert refused.status == MEANINGS[code].status >= 400
-    assert refused.message == f"{code} SomeName: the reason"
+    assert refused.message == f"{code} SomeName: the reason{MEANINGS[code].words}"
     assert json.loads(json.dumps(refused.body))["error"]["message"] == refused.message
     assert (refused.retry_after is not None) == (refused.status == 503)
 
