@@ -21,6 +21,7 @@ from alpaca.words import size_text
 
 _CHUNK = 1 << 20
 _LOCK_SECONDS = 0.05  # between two tries to take a lock
+FULL = 4_000_000  # bytes; where fewer are free, a writer that says nothing of it has met the end of the disk
 
 
 @contextmanager
@@ -136,6 +137,11 @@ def claimed(folder: Path, refusal: type[AlpacaError]) -> Iterator[Path]:
 def free_space(folder: Path) -> int:
     """Bytes free where `folder` is or will be."""
     return shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+
+
+def ran_out(error: BaseException, folder: Path) -> bool:
+    """Whether something failed because the disk of `folder` is full: some writers fail there and don't say so."""
+    return is_full_disk(error) or free_space(folder) < FULL
 
 
 @contextmanager

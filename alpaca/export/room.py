@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from alpaca.errors import AlpacaError, ExportRefused, ExportUnwritten, is_full_disk
-from alpaca.files import folder_written_aside, free_space
+from alpaca.errors import AlpacaError, ExportRefused, ExportUnwritten
+from alpaca.files import folder_written_aside, free_space, ran_out
 from alpaca.words import size_text
-
-FULL = 4_000_000  # less than this is free: a writer that says nothing of it has met the end of the disk
 
 
 def check_room(target: Path, needed: int) -> int:
@@ -55,9 +53,8 @@ def _disk_explained(target: Path) -> Iterator[None]:
     except AlpacaError:
         raise
     except Exception as error:
-        free = free_space(target)
-        if is_full_disk(error) or free < FULL:
-            reason = f"the disk is full ({size_text(free)} free)"
+        if ran_out(error, target):
+            reason = f"the disk is full ({size_text(free_space(target))} free)"
         elif isinstance(error, OSError) and (error.errno == errno.EFBIG or str(error).endswith(" written")):
             reason = "a file became larger than one may be there"  # NumPy counts what it wrote, and gives no reason
         else:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from alpaca.errors import BadBase
 from alpaca.serving.attention import Attended, attend
 from alpaca.serving.cache import KeyValueCache, head_dim
-from alpaca.serving.fused import Fused
+from alpaca.serving.fused import Fused, Layer
 from alpaca.serving.kernels import Kernels, Matrix
 from alpaca.serving.norm import RmsNorm
 from alpaca.serving.product import columns_whole, product
@@ -53,18 +53,6 @@ class Step:
 
 
 @dataclass
-class _Layer:
-    input_norm: RmsNorm
-    qkv: Projection
-    out: Projection
-    query_norm: RmsNorm | None
-    key_norm: RmsNorm | None
-    mlp_norm: RmsNorm
-    gate_up: Projection
-    down: Projection
-
-
-@dataclass
 class Decoder:
     """A base ready to serve. It takes the model over: its linear layers become views of larger ones."""
 
@@ -74,7 +62,7 @@ class Decoder:
     bits: str | None = None
     """int8 or int4: quantise the layers on a CPU as they are taken over, and the head in int8."""
     kernels: Kernels | None = None
-    layers: list[_Layer] = field(init=False)
+    layers: list[Layer] = field(init=False)
     projections: dict[str, tuple[Projection, int]] = field(init=False)
     """Dotted name of every linear layer of the base → where it is computed, and as which member."""
 
@@ -150,7 +138,7 @@ class Decoder:
     def _attention(
         self,
         number: int,
-        layer: _Layer,
+        layer: Layer,
         x: Tensor,
         step: Step,
         turn: tuple[Tensor, Tensor] | None,
@@ -178,9 +166,9 @@ class Decoder:
         return layer.out(found.view(rows, -1), step.mix)
 
     # --- taking the model over ------------------------------------------------------------------------------------
-    def _layer(self, name: str, layer: Any) -> _Layer:
+    def _layer(self, name: str, layer: Any) -> Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        return _Layer(
+        return Layer(
             self._norm(layer.input_layernorm),
             self._projection(f"{name}.self_attn", attention, ["q_proj", "k_proj", "v_proj"]),
             self._projection(f"{name}.self_attn", attention, ["o_proj"]),

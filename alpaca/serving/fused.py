@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -44,8 +44,9 @@ class _Base(ctypes.Structure):
     ]  # fmt: skip
 
 
-class Layer(Protocol):
-    """What a decoder has of each layer."""
+@dataclass
+class Layer:
+    """One layer of a base, taken over."""
 
     input_norm: RmsNorm
     qkv: Projection
@@ -86,11 +87,12 @@ class Fused:
         adapters.
         """
         starts, lengths = alone
+        used = None if strengths is None else strengths.contiguous()
         addresses = (_POINTER * len(memories))(*(memory.data_ptr() for memory in memories))
         self._kernels.functions.layers(
             ctypes.addressof(self._base), x.data_ptr(), len(x), len(where), positions.data_ptr(), where.data_ptr(),
             ctypes.addressof(addresses), memories[0].shape[1], starts.data_ptr(), lengths.data_ptr(),
-            None if strengths is None else strengths.data_ptr(), 0 if strengths is None else strengths.shape[1],
+            None if used is None else used.data_ptr(), 0 if used is None else used.shape[1],
         )  # fmt: skip
         return x
 

@@ -133,6 +133,7 @@ class Kernels:
         down, up: A [columns · members, inputs] and B [columns · members, outputs], of which each row holds what one
         column does for one member; ends [members]: where each member's outputs end.
         """
+        strengths = strengths.contiguous()
         self.functions.adapters(
             x.data_ptr(), len(x), x.shape[1], down.data_ptr(), up.data_ptr(), strengths.data_ptr(), strengths.shape[1],
             len(ends), ends.data_ptr(), y.data_ptr(), y.shape[1],

@@ -217,7 +217,7 @@ def mix(users: Sequence[User], members: set[int], dtype: torch.dtype, device: to
     sent = send(strengths(users, width).to(dtype), device)
     return Mix(
         width,
-        {size: columns_whole(sent.repeat_interleave(size, dim=1)) if len(members) > 1 else sent for size in members},
+        {size: columns_whole(sent.repeat_interleave(size, dim=1)) for size in members},
         [(send(torch.tensor(which), device), digest) for digest, which in gains.items()],
     )
 

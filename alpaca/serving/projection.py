@@ -63,9 +63,8 @@ class Projection:
         if self.dense:
             self._move_in()
         self.kernels = kernels
-        self.matrix = Matrix.dense(self.weight[: self.size]) if self.dense else None
-        if self._quantized is not None:
-            self.matrix = self._quantized.matrix
+        dense = Matrix.dense(self.weight[: self.size]) if self.dense else None
+        self.matrix = dense if self._quantized is None else self._quantized.matrix
         self.ends = torch.tensor(self.sizes).cumsum(0)
         self.up = None if kernels else zeros(self.size, rows, dtype=dtype, device=device)
         self.up_turned = turned_up(rows, self.size, dtype, device, kernels)

@@ -6,13 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from alpaca.errors import AlpacaError, DiskFull, is_full_disk
-from alpaca.files import free_space
+from alpaca.errors import AlpacaError, DiskFull
+from alpaca.files import free_space, ran_out
 
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and AdamW's two moments in fp32
 CHECKPOINTS = 3  # two are kept while the next one is written
 BESIDES = 20_000_000  # records, report, and the tokens of the rows
-FULL = 4_000_000  # less than this is free: a writer that says nothing of it has met the end of the disk
 
 
 def needed(parameters: int) -> int:
@@ -40,7 +39,7 @@ def explain_disk(folder: Path) -> Iterator[None]:
     except AlpacaError:
         raise
     except Exception as error:
-        if not (is_full_disk(error) or free_space(folder) < FULL):
+        if not ran_out(error, folder):
             raise
         raise DiskFull(
             f"{folder}: the disk is full ({free_space(folder) / 1e6:.1f} MB free). Make room and train again with "

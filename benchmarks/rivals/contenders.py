@@ -28,10 +28,8 @@ from benchmarks.rivals.worker import Worker
 PAIRS = {"bf16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 """Our precisions and llama.cpp's of about the same bytes a weight."""
 MADE = ("BF16", "Q8_0")  # by our export; Q4_1 is the file that the base came as
-TRIES, PAUSE = (
-    2,
-    0.3,
-)  # how often a setting is tried; seconds before a turn, in which the threads of the last fall asleep
+TRIES = 2  # of each setting
+PAUSE = 0.3  # seconds before a turn, in which the threads of the last one fall asleep
 PLACES, CONTEXT = 32, 1024  # answers at once; tokens of a prompt and its answer
 
 

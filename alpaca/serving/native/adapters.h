@@ -7,20 +7,29 @@
 
 namespace {
 
-// The columns that each row uses, row after row: so all threads get the same share of them.
+// The columns that each row uses and how much of each, row after row: so all threads get the same share of them.
 struct Used {
     int32_t *rows, *columns, *begin;  // [count], [count], [rows + 1]
+    float* strengths;                 // [count]
     long count = 0;
 
-    Used(const bf16* strengths, long all_rows, long width) {
+    // `given`: [all_rows, width].
+    Used(const bf16* given, long all_rows, long width) {
         static thread_local Memory memory;
-        rows = memory.of<int32_t>(2 * all_rows * width + all_rows + 1);
-        columns = rows + all_rows * width;
-        begin = columns + all_rows * width;
+        const long most = all_rows * width;
+        rows = memory.of<int32_t>(3 * most + all_rows + 1);
+        columns = rows + most;
+        strengths = reinterpret_cast<float*>(columns + most);
+        begin = reinterpret_cast<int32_t*>(strengths + most);
         for (long row = 0; row < all_rows; row++) {
             begin[row] = count;
-            for (long column = 0; column < width; column++)
-                if (number(strengths[row * width + column]) != 0) rows[count] = row, columns[count++] = column;
+            for (long column = 0; column < width; column++) {
+                const float strength = number(given[row * width + column]);
+                if (strength == 0) continue;
+                rows[count] = row;
+                columns[count] = column;
+                strengths[count++] = strength;
+            }
         }
         begin[all_rows] = count;
     }
@@ -34,16 +43,15 @@ inline float dot(const bf16* x, const bf16* with, long count) {
 
 // y += (x·Aᵀ ∘ strengths)·B. down, up: A [columns · members, inputs], B [columns · members, outputs]; `ends`: where each
 // member's outputs end. 64 outputs at a time go through all columns of a row.
-inline void add_adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf16* up, const bf16* strengths,
-                         long width, long members, const int64_t* ends, bf16* y, long outputs) {
+inline void add_adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf16* up, const Used& used,
+                         long members, const int64_t* ends, bf16* y, long outputs) {
     constexpr long PARTS = 4;
-    const Used used(strengths, rows, width);
     float* low = shared.of<float>(used.count * members);  // [used, members]
     share(used.count * members, [&](long task, long last) {
         for (; task < last; task++) {
             const long one = task / members, row = used.rows[one], column = used.columns[one];
-            const float strength = number(strengths[row * width + column]);
-            low[task] = dot(x + row * inputs, down + (column * members + task % members) * inputs, inputs) * strength;
+            const bf16* from = down + (column * members + task % members) * inputs;
+            low[task] = dot(x + row * inputs, from, inputs) * used.strengths[one];
         }
     });
     const long pieces = rows == 1 ? 8 : 1;  // of a row's outputs, for the threads to share
@@ -73,3 +81,12 @@ inline void add_adapters(const bf16* x, long rows, long inputs, const bf16* down
 }
 
 }  // namespace
+
+extern "C" {
+
+void adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf16* up, const bf16* strengths, long width,
+              long members, const int64_t* ends, bf16* y, long outputs) {
+    add_adapters(x, rows, inputs, down, up, Used(strengths, rows, width), members, ends, y, outputs);
+}
+
+}  // extern "C"

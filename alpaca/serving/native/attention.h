@@ -62,7 +62,11 @@ template <int PARTS> void attend(const Reading& of, float* scores, long padded) 
     }
 }
 
-inline void attend_all(bf16* heads, long rows, long written, long query_heads, long kv_heads, long size, const bf16* cos,
+}  // namespace
+
+extern "C" {
+
+void attention(bf16* heads, long rows, long written, long query_heads, long kv_heads, long size, const bf16* cos,
                const bf16* sin, const int64_t* positions, const int64_t* where, bf16* memory, long pool,
                const int64_t* starts, const int64_t* lengths, float scale, bf16* y) {
     const long width = (query_heads + 2 * kv_heads) * size, group = query_heads / kv_heads;
@@ -101,4 +105,4 @@ inline void attend_all(bf16* heads, long rows, long written, long query_heads, l
     });
 }
 
-}  // namespace
+}  // extern "C"

@@ -35,12 +35,23 @@ inline float most(const bf16* x, long inputs) {
     return none ? __builtin_nanf("") : _mm512_reduce_max_ps(found);
 }
 
+// Of a row to 16 bits and back.
+struct Scaling {
+    float scale, factor;
+
+    Scaling(const bf16* x, long inputs) {
+        const float largest = most(x, inputs);
+        scale = largest / (127 * UPPER);
+        factor = largest > 0 ? 1 / scale : 0;
+    }
+};
+
 // One row of x, x = scale · (128 · upper + lower). `upper`, `lower`: where its bytes begin; four go together, every
 // `width` · 4. Returns the scale.
 inline float split(const bf16* x, long inputs, long width, int8_t* upper, int8_t* lower) {
-    const float largest = most(x, inputs), scale = largest / (127 * UPPER), factor = largest > 0 ? 1 / scale : 0;
+    const Scaling scaling(x, inputs);
     for (long i = 0; i < inputs; i += LANES) {
-        const Halved two = halve(widen(x + i) * factor);
+        const Halved two = halve(widen(x + i) * scaling.factor);
         int8_t both[2][LANES];
         memcpy(both[0], &two.upper, LANES);
         memcpy(both[1], &two.lower, LANES);
@@ -49,7 +60,7 @@ inline float split(const bf16* x, long inputs, long width, int8_t* upper, int8_t
             memcpy(lower + (i / 4 + four) * width * 4, both[1] + four * 4, 4);
         }
     }
-    return scale;
+    return scaling.scale;
 }
 
 // All rows of x split, in blocks of `width` of them.

@@ -34,11 +34,10 @@ struct FewRows {
 
   private:
     void take(const bf16* x, long row, long inputs) {
-        const float largest = most(x, inputs);
-        scales[row] = largest / (127 * UPPER);
-        const float factor = largest > 0 ? 1 / scales[row] : 0;
+        const Scaling scaling(x, inputs);
+        scales[row] = scaling.scale;
         for (long in = 0; in < inputs; in += LANES) {
-            const Floats scaled = widen(x + in) * factor;
+            const Floats scaled = widen(x + in) * scaling.factor;
             const Halved two = halve(scaled);
             memcpy(upper + row * inputs + order(in), &two.upper, LANES);
             memcpy(lower + row * inputs + order(in), &two.lower, LANES);

@@ -7,7 +7,7 @@
 // 16 rows of the step, turned so that they fit. Elsewhere it is dot products, which the compiler writes in the vectors
 // that there are.
 
-#include "layers.h"
+#include "layers.h"  // what else Python calls stands in the headers, as extern "C"
 
 extern "C" {
 
@@ -26,30 +26,6 @@ long has_tiles() {
 void product(const bf16* x, long rows, const void* numbers, const bf16* scales, long bits, long outputs, long inputs,
              const bf16* bias, void* y, long wide, long tiles) {
     multiply(x, rows, Matrix{numbers, scales, bits, outputs, inputs}, Result{y, bias, outputs, wide != 0}, tiles != 0);
-}
-
-void rms_norm(const bf16* x, long rows, long width, const bf16* weight, float eps, bf16* y) {
-    normalise(x, rows, width, weight, eps, y);
-}
-
-void gated(const bf16* gate_up, long rows, long width, bf16* y) { gate(gate_up, rows, width, y); }
-
-void attention(bf16* heads, long rows, long written, long query_heads, long kv_heads, long size, const bf16* cos,
-               const bf16* sin, const int64_t* positions, const int64_t* where, bf16* memory, long pool,
-               const int64_t* starts, const int64_t* lengths, float scale, bf16* y) {
-    attend_all(heads, rows, written, query_heads, kv_heads, size, cos, sin, positions, where, memory, pool, starts,
-               lengths, scale, y);
-}
-
-void adapters(const bf16* x, long rows, long inputs, const bf16* down, const bf16* up, const bf16* strengths, long width,
-              long members, const int64_t* ends, bf16* y, long outputs) {
-    add_adapters(x, rows, inputs, down, up, strengths, width, members, ends, y, outputs);
-}
-
-void layers(const Base* base, bf16* x, long rows, long written, const int64_t* positions, const int64_t* where,
-            bf16* const* memories, long pool, const int64_t* starts, const int64_t* lengths, const bf16* strengths,
-            long width) {
-    run_layers(*base, x, rows, written, positions, where, memories, pool, starts, lengths, strengths, width);
 }
 
 }  // extern "C"

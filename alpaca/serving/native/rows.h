@@ -5,9 +5,9 @@
 #include "team.h"
 #include "vectors.h"
 
-namespace {
+extern "C" {
 
-inline void normalise(const bf16* x, long rows, long width, const bf16* weight, float eps, bf16* y) {
+void rms_norm(const bf16* x, long rows, long width, const bf16* weight, float eps, bf16* y) {
     share_if(rows * width >= LARGE, rows, [&](long row, long last) {
         for (; row < last; row++) {
             const bf16* from = x + row * width;
@@ -20,7 +20,7 @@ inline void normalise(const bf16* x, long rows, long width, const bf16* weight, 
     });
 }
 
-inline void gate(const bf16* gate_up, long rows, long width, bf16* y) {
+void gated(const bf16* gate_up, long rows, long width, bf16* y) {
     share_if(rows * width >= LARGE / 2, rows, [&](long row, long last) {
         for (; row < last; row++) {
             const bf16 *gate = gate_up + row * 2 * width, *up = gate + width;
@@ -32,4 +32,4 @@ inline void gate(const bf16* gate_up, long rows, long width, bf16* y) {
     });
 }
 
-}  // namespace
+}  // extern "C"
