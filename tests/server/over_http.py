@@ -52,15 +52,21 @@ def post_together(server: Reachable, inputs: Sequence[Any]) -> list[httpx.Respon
 
 
 def events(server: Reachable, inputs: Any, prediction: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The events of a streamed prediction, as (name, data)."""
+    """The events of a streamed prediction, as (name, data). A 409 is asked again a few times: Cog also gives one where
+    two requests come at once."""
     body = {"input": inputs, **({"id": prediction} if prediction else {})}
     headers = {"Accept": "text/event-stream"}
-    with httpx.stream("POST", server.url + server.mode.path, json=body, headers=headers, timeout=180.0) as response:
-        assert response.status_code == 200
-        name = ""
-        for line in response.iter_lines():
-            field, _, value = line.partition(": ")
-            if field == "event":
-                name = value
-            elif field == "data":
-                yield name, json.loads(value)
+    for _ in range(TRIES):
+        with httpx.stream("POST", server.url + server.mode.path, json=body, headers=headers, timeout=180.0) as response:
+            if response.status_code == 409:
+                continue
+            assert response.status_code == 200
+            name = ""
+            for line in response.iter_lines():
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "data":
+                    yield name, json.loads(value)
+            return
+    raise AssertionError("every place is taken: HTTP 409")
