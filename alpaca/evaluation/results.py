@@ -25,6 +25,26 @@ class Change:
 
 
 @dataclass(frozen=True)
+class GainParts:
+    """What the gain on `rows` held-out rows is made of, in loss per token; positive is gained.
+
+    `manner`: what their answers gain when they are asked after the questions of `others` other rows each; `matter`: the
+    rest, by which the information that a question gives about its own answer has grown. `foreign_before` and
+    `foreign_after`: the losses after those other questions; `told_before` and `told_after`: the share of rows whose
+    answer is likeliest after their own question.
+    """
+
+    rows: int
+    others: int
+    manner: Interval
+    matter: Interval
+    foreign_before: float
+    foreign_after: float
+    told_before: float
+    told_after: float
+
+
+@dataclass(frozen=True)
 class Sample:
     """One question with its reference and both answers; `share` is that of the data's own words in the adapter's."""
 
@@ -120,6 +140,7 @@ class Measured:
     general: Change
     own_answers: Change | None = None
     domain: Change | None = None
+    gain: GainParts | None = None
     samples: list[Sample] = field(default_factory=list)
     languages: dict[str, Change] = field(default_factory=dict)
     probing: Probing | None = None
