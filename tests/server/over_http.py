@@ -15,6 +15,7 @@ from alpaca.cogserver.schema import Endpoint
 from alpaca.cogserver.server import Server
 
 READY_SECONDS = 180.0
+TRIES = 5
 Start = Callable[..., Server]
 
 
