@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from alpaca.cancellation import NEVER, Cancellation
-from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoRoom, NoTurn
+from alpaca.errors import AlpacaError, EngineStopped, GenerationFailed, NoTurn
 from alpaca.prompts.template import Template
-from alpaca.serving.adapters import Adapter, AdapterStore
+from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.admission import Admission
 from alpaca.serving.cache import CachePlan, KeyValueCache
 from alpaca.serving.decoder import Decoder
@@ -31,7 +31,8 @@ from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.description import Description, Rendered
 from alpaca.serving.draft import ROWS, ROWS_OF_FEW_BITS, check
 from alpaca.serving.graphs import open_graphs
-from alpaca.serving.lora import LoraStack, Place
+from alpaca.serving.lora import LoraStack
+from alpaca.serving.placement import Placement
 from alpaca.serving.reader import AdapterReader
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.scheduler import CHUNK, Scheduler
@@ -39,8 +40,6 @@ from alpaca.serving.sequence import Job, Sequence
 from alpaca.serving.slots import Moves, Slots
 from alpaca.serving.step import Parts, build_step
 from alpaca.serving.stream import FinishReason, Stream
-
-PATIENCE = 120.0  # seconds a request waits for a place for its adapter while all are in use
 
 
 @dataclass(frozen=True)
@@ -114,6 +113,7 @@ class Engine:
         self._waiting: list[Sequence] = []
         self._running: list[Sequence] = []
         self._reader = AdapterReader(self._stack, self._wake, say)
+        self._placement = Placement(self._stack, self._reader)
         self._lock = threading.Lock()
         self._submitted = 0
         self._steps = self._guessed = self._right = 0
@@ -216,7 +216,7 @@ class Engine:
         The first whose adapters are not all in memory waits for them, and holds none. Meanwhile those behind it that
         need no adapter, or whose adapters are there, go past, unless it would have to wait longer for their sake.
         """
-        self._reader.forget_all_but({used.digest for answer in self._waiting for used, _ in answer.job.adapters})
+        self._placement.keep_for(self._waiting)
         first: Sequence | None = None
         for answer in list(self._waiting):
             if answer.job.over or answer.waits_for_sibling:  # it may have failed while its sibling was looked at
@@ -224,7 +224,7 @@ class Engine:
             if not self._slots.fits(answer.longest):
                 return
             try:
-                if not answer.job.adapters or self._find_places(answer, first):
+                if not answer.job.adapters or self._placement.place(answer, first, self._running):
                     self._start(answer)
                 else:
                     first = first or answer
@@ -242,48 +242,6 @@ class Engine:
             if not (job.over or job.begun):
                 counts = f"answers being made: {len(self._running)}, waiting: {len(self._waiting)}"
                 self._fail(job, NoTurn(f"no turn came within {self._patience:g} s ({counts}); ask again later"))
-
-    def _find_places(self, answer: Sequence, first: Sequence | None) -> bool:
-        """Pin all of an answer's adapters, or none: False while it has to wait, behind `first` where there is one."""
-        adapters = [adapter for adapter, _ in answer.job.adapters]
-        places = self._stack.find_all([adapter.digest for adapter in adapters])
-        if first is None:
-            places = places or self._make_places(answer, adapters)
-        elif first.blocked and self._delays(answer):
-            places = None
-        if places is None:
-            return False
-        for place in places:
-            self._stack.pin(place)
-        answer.places = tuple(zip(places, (scale for _, scale in answer.job.adapters), strict=True))
-        return True
-
-    def _delays(self, answer: Sequence) -> bool:
-        """Whether adapters might stay in use for longer than they may now, if this answer ran too.
-
-        While somebody waits for room nothing that does begins, so the wait has an end however many requests come.
-        """
-        return answer.longest > max((other.longest for other in self._running if other.places), default=0)
-
-    def _make_places(self, answer: Sequence, adapters: list[Adapter]) -> list[Place] | None:
-        """Places for all of an answer's adapters, of which some may have one; None while they are being read or those
-        in use leave too little room."""
-        there = [place for adapter in adapters if (place := self._stack.find(adapter.digest)) is not None]
-        missing = [adapter for adapter in adapters if self._stack.find(adapter.digest) is None]
-        read = {adapter.digest: self._reader.read(adapter) for adapter in missing}
-        ready = {digest: weights for digest, weights in read.items() if weights is not None}
-        if len(ready) < len(missing):
-            return None
-        room = self._stack.put(ready, beside=there)
-        if not room:
-            answer.blocked = answer.blocked or time.perf_counter()
-            if time.perf_counter() - answer.blocked <= PATIENCE:
-                return None
-        for adapter in missing:
-            self._reader.forget(adapter)
-        if not room:
-            raise NoRoom(f"all places for adapters were in use for {PATIENCE:g} s; ask again later")
-        return self._stack.find_all([adapter.digest for adapter in adapters])
 
     def _start(self, answer: Sequence) -> None:
         grant = self._slots.take(answer.job.key, answer.tokens, answer.longest)
@@ -380,9 +338,7 @@ class Engine:
             self._cache.end(answer.slot.start, len(answer.tokens))
             self._slots.release(answer.slot, broken=broken)
             answer.slot = None
-        for place, _ in answer.places:
-            self._stack.unpin(place)
-        answer.places = ()
+        self._placement.give_back(answer)
 
     def _end_all(self, failure: EngineStopped | None) -> None:
         """The engine stops: what runs is cancelled, or fails with `failure`; what waits is refused."""

@@ -38,7 +38,7 @@ from alpaca.errors import (
     TemplateNotFound,
     WrongBase,
 )
-from alpaca.serving import engine as engine_module
+from alpaca.serving import placement
 from alpaca.serving.cache import WHOLE, KeyValueCache
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
@@ -404,7 +404,7 @@ def test_one_that_waits_for_room_is_not_passed_over_for_ever(
     opened: Open, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three clients submit their next request while the one before runs, so that the other adapter is always in use."""
-    monkeypatch.setattr(engine_module, "PATIENCE", 60)
+    monkeypatch.setattr(placement, "PATIENCE", 60)
     engine = opened(columns=16)
     first = submit(engine, adapter="a", max_tokens=120, min_tokens=120)
     next(first)
@@ -431,7 +431,7 @@ def test_one_that_waits_for_room_is_not_passed_over_for_ever(
 
 
 def test_a_request_does_not_wait_for_a_place_for_ever(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(placement, "PATIENCE", 0.2)
     engine = opened(columns=16)
     first = long_request(engine, adapter="a")
     next(first)

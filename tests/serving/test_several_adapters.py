@@ -17,7 +17,7 @@ import torch
 
 from alpaca.adapter.archive import pack
 from alpaca.errors import AdapterNotFound, AlpacaError, BadAdapter, BadComposition, NoRoom
-from alpaca.serving import engine as engine_module
+from alpaca.serving import placement
 from alpaca.serving.download import ALLOWED_HOSTS
 from alpaca.serving.engine import Engine
 from alpaca.serving.inputs import request_from_inputs
@@ -362,7 +362,7 @@ def test_a_composition_that_waits_is_not_passed_over_for_ever(opened: Open, orac
 def test_a_composition_does_not_wait_for_room_for_ever(
     opened: Open, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_module, "PATIENCE", 0.2)
+    monkeypatch.setattr(placement, "PATIENCE", 0.2)
     engine = opened(columns=32)
     first = long_request(engine, "a")
     with pytest.raises(NoRoom, match="E1104"):
