@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ CHAT_TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+def all_but_long(values: Iterable[Any], *quick: Any) -> list[Any]:
+    """Parameters for a test whose cases take long: those of `quick` run with the quick tests, the others apart."""
+    values = list(values)
+    assert set(quick) <= set(values)
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.long) for value in values]
 
 
 def project_files(*suffixes: str) -> list[Path]:

@@ -153,6 +153,7 @@ def test_a_section_that_fails_costs_only_its_own_rows(tmp_path: Path) -> None:
 
 
 # --- exports -------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_the_table_of_exports_has_a_row_for_each_check(tiny_base: Path, tmp_path: Path) -> None:
     adapter = make_adapter(tiny_base, tmp_path / "mine")
     said = run("exports.py", "--base_model", tiny_base, "--adapters", adapter, "--ways", "merged", "meta").splitlines()
@@ -177,6 +178,7 @@ def test_the_tables_of_sizes_have_the_models_asked_for() -> None:
     assert all(line in documented for line in said.splitlines() if line.startswith("| SmolLM2-135M"))
 
 
+@pytest.mark.long
 def test_forgetting_compares_a_run_without_replay_with_one_that_has_it(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -80,6 +80,7 @@ def test_two_conversions_at_once_do_not_mix(llama_input: Path, tmp_path: Path) -
     convert(find_origin(llama_input, "7B"), tmp_path / "weights")
 
 
+@pytest.mark.long
 def test_killed_in_the_middle_then_run_again(tmp_path: Path, sentencepiece_file: Path) -> None:
     params = LLAMA_1 | {"dim": 512, "n_layers": 12, "multiple_of": 256}
     source, weights = tmp_path / "unconverted", tmp_path / "weights"
@@ -130,6 +131,7 @@ def peak_memory(folder: Path, tokenizer: Path, *, dim: int, layers: int) -> tupl
     return int(result.stdout.split("PEAK")[1]) * 1024, sum(shard.stat().st_size for shard in shards)
 
 
+@pytest.mark.long
 def test_memory_stays_near_one_output_shard(tmp_path: Path, sentencepiece_file: Path) -> None:
     small, _ = peak_memory(tmp_path / "small", sentencepiece_file, dim=64, layers=1)
     large, size = peak_memory(tmp_path / "large", sentencepiece_file, dim=1024, layers=6)

@@ -195,6 +195,7 @@ def _measure_for_ever(adapter: Path, base: Path, sets: dict[str, Any]) -> None:
     make(adapter, base, sets)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moment", [".saving-report", ".saving-report/index.html"])
 def test_a_report_that_is_killed_leaves_the_one_before_whole(
     trained: Path, tiny_base: Path, tmp_path: Path, sets: dict[str, Any], moment: str

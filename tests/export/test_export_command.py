@@ -216,6 +216,7 @@ def test_a_server_that_can_not_be_asked_is_said_in_one_line(out: Export, adapter
         server.shutdown()
 
 
+@pytest.mark.long
 def test_an_interrupted_export_leaves_nothing(tiny_base: Path, adapters: Path, tmp_path: Path) -> None:
     command = [
         sys.executable, "-m", "alpaca.export", "merged", "--base_model", str(tiny_base), "--adapter",

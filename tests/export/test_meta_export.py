@@ -14,11 +14,12 @@ from alpaca.convert.find import find_origin
 from alpaca.convert.params import read_params
 from alpaca.errors import ExportRefused
 from alpaca.export.meta import params_of
+from tests.conftest import all_but_long
 from tests.convert.meta_model import LLAMA_1, LLAMA_3, random_weights, write_checkpoint
 from tests.export.conftest import Export
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", all_but_long([torch.bfloat16, torch.float16, torch.float32], torch.bfloat16))
 @pytest.mark.parametrize(("params", "vocab", "kind"), [(LLAMA_1, 500, "sentencepiece"), (LLAMA_3, 664, "tiktoken")])
 def test_a_converted_checkpoint_comes_back_byte_for_byte(
     params: dict[str, object], vocab: int, kind: str, dtype: torch.dtype, tmp_path: Path, out: Export,

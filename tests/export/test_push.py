@@ -103,6 +103,7 @@ def test_what_was_checked_is_uploaded_with_its_card(hub: Hub, out: Export, adapt
     assert card.startswith("---\nlicense: other\n") and "It answers as here." in card
 
 
+@pytest.mark.long
 def test_a_refusal_of_the_hub_ends_with_one_line(hub: Hub, out: Export) -> None:
     folder, _ = out("merged")
     done = check_and_push(hub, folder, "hf_wrong")

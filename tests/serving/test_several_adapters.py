@@ -140,6 +140,7 @@ def test_one_name_with_a_strength_is_that_adapter_at_that_strength(oracle: Oracl
     assert ask(engine, "a:0") == oracle.chat("hay")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("heads", ["grouped-query, tied", "multi-head, untied"])
 def test_mixed_compositions_that_come_and_go_at_random_get_the_answers_of_peft(
     tiny_base: Path, tiny_mha_base: Path, roots: Path, tmp_path: Path, heads: str

@@ -239,6 +239,7 @@ class Clients(RuleBasedStateMachine):
 
 
 TestClients = Clients.TestCase
+TestClients.pytestmark = pytest.mark.long  # type: ignore[attr-defined]
 TestClients.settings = settings(
     max_examples=60,
     stateful_step_count=25,

@@ -17,7 +17,7 @@ import pytest
 from alpaca.errors import BadCheckpoint
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
-from tests.conftest import ROOT
+from tests.conftest import ROOT, all_but_long
 from tests.training.runs import (
     adapter_bytes,
     environment,
@@ -70,7 +70,7 @@ MOMENTS: dict[str, tuple[Callable[[Path], bool], bool]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", all_but_long(MOMENTS, "a save has begun", "the adapter is half in place"))
 def test_killed_and_resumed_ends_with_the_same_bytes(
     moment: str, whole: FinetuneConfig, tiny_base: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -90,6 +90,7 @@ def test_killed_and_resumed_ends_with_the_same_bytes(
     assert (output / "alpaca.json").is_file()
 
 
+@pytest.mark.long
 def test_killed_twice_with_dropout(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     """Dropout draws from the random state, which must continue where it was."""
     changes = LONG | {"lora_dropout": 0.2}
@@ -103,6 +104,7 @@ def test_killed_twice_with_dropout(tiny_base: Path, rows: Path, tmp_path: Path) 
     assert logged(config) == logged(unbroken)
 
 
+@pytest.mark.long
 def test_the_patience_of_early_stopping_survives(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
     """At this learning rate the loss soon gets worse, and four evaluations later the run stops."""
     changes = LONG | {"learning_rate": 0.5, "eval_steps": 1, "early_stopping_patience": 4, "val_set_size": 8}
@@ -118,6 +120,7 @@ def test_the_patience_of_early_stopping_survives(tiny_base: Path, rows: Path, tm
     assert adapter_bytes(tmp_path / "out") == adapter_bytes(tmp_path / "whole")
 
 
+@pytest.mark.long
 def test_the_command_killed_and_resumed(tiny_base: Path, rows: Path, tmp_path: Path, whole: FinetuneConfig) -> None:
     """The same through python finetune.py, with an explicit checkpoint and half-written ones of several kinds."""
     output = tmp_path / "out"

@@ -70,6 +70,7 @@ def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, P
     assert {path.name for path in output.iterdir()} == {path.name for path in wanted.iterdir()}
 
 
+@pytest.mark.long
 def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(tiny_base: Path, tmp_path: Path) -> None:
     """What FSDP needs of the model: accelerate itself shards on GPUs only, so torch's own call is used here."""
     data = write_rows(tmp_path / "rows.jsonl", make_rows(12))

@@ -94,6 +94,7 @@ def test_a_finished_job_stays_without_checkpoints_and_is_not_done_again(
     assert "is not trained again" in (said := capsys.readouterr().out) and "step" not in said
 
 
+@pytest.mark.long
 def test_other_inputs_or_rows_are_another_job(values: dict[str, Any], kept: Path, tmp_path: Path) -> None:
     first = run_job(values, tmp_path)
     second = run_job({**values, "seed": 7}, tmp_path)
@@ -102,6 +103,7 @@ def test_other_inputs_or_rows_are_another_job(values: dict[str, Any], kept: Path
     assert len({first, second, third}) == 3 and all(archive.is_file() for archive in (first, second, third))
 
 
+@pytest.mark.long
 def test_a_job_whose_checkpoint_is_damaged_begins_anew(
     values: dict[str, Any], kept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +174,7 @@ def test_a_setting_out_of_range_is_refused_before_a_process_starts(values: dict[
     assert job_processes() == []
 
 
+@pytest.mark.long
 def test_a_killed_process_is_an_error_and_the_next_job_works(values: dict[str, Any]) -> None:
     async def killed() -> None:
         job = asyncio.create_task(job_process.train_apart(inputs_of(values, num_epochs=10_000)))
@@ -201,6 +204,7 @@ def test_one_job_at_a_time_and_a_cancelled_one_leaves_no_process(
     asyncio.run(two())
 
 
+@pytest.mark.long
 def test_the_process_ends_when_the_server_is_gone(values: dict[str, Any], tmp_path: Path) -> None:
     command = [sys.executable, "-m", job_process.__name__, str(tmp_path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

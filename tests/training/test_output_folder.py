@@ -17,7 +17,7 @@ from alpaca.adapter.folder import verify_files
 from alpaca.errors import BadSetting, TrainingBusy
 from alpaca.training.lock import LOCK, alone_in
 from alpaca.training.output_folder import NEXT
-from tests.conftest import ROOT
+from tests.conftest import ROOT, all_but_long
 from tests.training.runs import adapter_bytes, environment, kill_at, leftovers, settings, train, tree
 
 AGAIN: dict[str, Any] = {"seed": 7, "lora_r": 64, "learning_rate": 1e-3}
@@ -48,7 +48,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", all_but_long(MOMENTS, "while the new adapter is put in place"))
 def test_a_run_that_is_stopped_leaves_the_earlier_adapter_and_is_resumed_beside_it(
     tiny_base: Path, rows: Path, out: Path, trained: tuple[Path, Path], moment: str
 ) -> None:

@@ -211,6 +211,7 @@ def test_the_card_and_the_model_card_count_it(tiny_base: Path, rows: Path, gener
 LONG: dict[str, Any] = {"num_epochs": 3, "lora_r": 128, "learning_rate": 1e-3, "replay_ratio": 0.2}
 
 
+@pytest.mark.long
 def test_killed_and_resumed_with_replay_ends_with_the_same_bytes_and_another_replay_is_refused(
     tiny_base: Path, rows: Path, general: Path, tmp_path: Path
 ) -> None:
@@ -235,6 +236,7 @@ def test_killed_and_resumed_with_replay_ends_with_the_same_bytes_and_another_rep
     assert leftovers(tmp_path / "out") == []
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_adapter_with_replay(
     tiny_base: Path, rows: Path, general: Path, tmp_path: Path
 ) -> None:
