@@ -58,8 +58,8 @@ class Int4Weight:
         zeros = (low + 8 * scales.float()).bfloat16()
         numbers = groups.sub_(zeros.float()).div_(scales.float()).add_(8).round_().clamp_(0, 15).to(torch.int32)
         both = torch.cat((scales, zeros), -1)  # [outputs, inputs / 32, 2]
-        self._scales = both if for_kernels else both.transpose(0, 1).contiguous()
-        self._packed = _halves(numbers) if for_kernels else _pack(numbers.view(padded.shape))
+        self._scales = _blocks(both) if for_kernels else both.transpose(0, 1).contiguous()
+        self._packed = _blocks(_halves(numbers)) if for_kernels else _pack(numbers.view(padded.shape))
         self.nbytes = self._packed.nbytes + self._scales.nbytes
         self.matrix = Matrix(self._packed, self._scales, 4, *weight.shape) if for_kernels else None
         """As the kernels read it; what is packed for them is nothing for torch's product."""
@@ -87,9 +87,14 @@ QUANTIZED: dict[str, type[Int8Weight | Int4Weight]] = {"int8": Int8Weight, "int4
 
 
 def _halves(groups: Tensor) -> Tensor:
-    """[outputs, groups, 32] as bytes [outputs, groups · 16]: the first 16 of a group below, the others above."""
+    """[outputs, groups, 32] as bytes [outputs, groups, 4, 4]: the first 16 of a group below, the others above."""
     low, high = groups.to(torch.uint8).chunk(2, -1)
-    return (low | high << 4).flatten(1)
+    return (low | high << 4).unflatten(-1, (4, 4))
+
+
+def _blocks(parts: Tensor) -> Tensor:
+    """[outputs, groups, n, …] as [outputs / 16, groups, n, 16, …]: what a block of outputs has lies together."""
+    return parts.unflatten(0, (-1, 16)).movedim(1, 3).contiguous()
 
 
 def _pack(numbers: Tensor) -> Tensor:

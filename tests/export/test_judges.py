@@ -17,9 +17,10 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 @pytest.fixture(scope="module")
 def two(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two adapters of the real base, small enough for answers to stay sensible; the second has rsLoRA."""
+    """Two adapters of the real base, large enough to answer otherwise than it and each other, small enough for answers
+    to stay sensible; the second has rsLoRA."""
     root = tmp_path_factory.mktemp("two")
-    common = {"template": "chat", "spread": 0.004, "target_modules": LINEAR}
+    common = {"template": "chat", "spread": 0.012, "target_modules": LINEAR}
     first = make_adapter(smollm2, root / "first", seed=1, r=16, lora_alpha=32, **common)
     second = make_adapter(smollm2, root / "second", seed=2, r=8, lora_alpha=8, use_rslora=True, **common)
     return first, second

@@ -104,9 +104,9 @@ def test_a_row_does_not_depend_on_the_others(kernels: Kernels, bits: str) -> Non
     weight, x = numbers(80, 128), numbers(40, 128)
     matrix = Matrix.dense(weight) if bits == "bf16" else QUANTIZED[bits](weight, for_kernels=True).matrix
     assert matrix is not None
-    few = [1, 2, 3, 4] if bits == "int4" or not kernels.tiles else [1, 3, 16, 17, 40]
-    many = [5, 16, 17, 40] if bits == "int4" and kernels.tiles else few
-    for counts in (few, many):
+    few = [1, 2, 3, 4] if bits != "int4" and not kernels.tiles else [1, 3, 5, 16]
+    many = few if bits != "int4" and not kernels.tiles else [17, 40]
+    for counts in (few, many) if bits == "int4" else ([*few, *many],):
         whole = kernels.product(x[: counts[-1]], matrix, wide=True)
         for count in counts:
             assert torch.equal(kernels.product(x[:count], matrix, wide=True), whole[:count])

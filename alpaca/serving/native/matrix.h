@@ -9,8 +9,9 @@ namespace {
 // A matrix [outputs, inputs] in one of three forms.
 //   bits 16  bf16
 //   bits 8   int8, one scale for each output
-//   bits 4   two in a byte: of each 32 inputs the first 16 in the lower halves, the others in the upper ones; a scale
-//            and a zero, side by side, for each 32 inputs of each output
+//   bits 4   two in a byte, in blocks [outputs / 16, inputs / 32] of 256 bytes: of a block's inputs the first 16 lie in
+//            the lower halves, the others in the upper ones, [4, 16 outputs, 4 inputs]. Of each block 16 scales, then 16
+//            zeros. Outputs are filled up to a multiple of 16
 struct Matrix {
     const void* numbers;
     const bf16* scales;
@@ -35,10 +36,13 @@ struct Matrix {
             low = widen(from);
             high = widen(from + LANES);
         } else {
-            const uint8_t* from = static_cast<const uint8_t*>(numbers) + (row * inputs + in) / 2;
-            Integers both = widen(from);
-            const bf16* of = scales + (row * inputs + in) / DEPTH * 2;
-            const float scale = number(of[0]), zero = number(of[1]);
+            const long block = row / LANES * (inputs / DEPTH) + in / DEPTH, lane = row % LANES;
+            const uint8_t* from = static_cast<const uint8_t*>(numbers) + block * LANES * LANES + lane * 4;
+            uint8_t bytes[LANES];
+            for (long four = 0; four < 4; four++) memcpy(bytes + four * 4, from + four * 4 * LANES, 4);
+            const Integers both = widen(bytes);
+            const bf16* of = scales + block * 2 * LANES + lane;
+            const float scale = number(of[0]), zero = number(of[LANES]);
             low = __builtin_convertvector((both & 15) - 8, Floats) * scale + zero;
             high = __builtin_convertvector((both >> 4) - 8, Floats) * scale + zero;
         }
@@ -58,6 +62,19 @@ struct Result {
     const bf16* bias;
     long outputs;
     bool wide;
+
+    // Those of them that there are: a last group may have fewer.
+    void put_some(long row, long first, Floats sums) const {
+        if (first + LANES <= outputs) return put(row, first, sums);
+        bf16 narrowed[LANES];
+        for (long at = 0; bias && first + at < outputs; at++) sums[at] += number(bias[first + at]);
+        narrow(sums, narrowed);
+        const long place = row * outputs + first, count = outputs - first;
+        if (wide)
+            memcpy(static_cast<float*>(y) + place, &sums, count * sizeof(float));
+        else
+            memcpy(static_cast<bf16*>(y) + place, narrowed, count * sizeof(bf16));
+    }
 
     void put(long row, long first, Floats sums) const {
         if (bias) sums += widen(bias + first);

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "bytes.h"
 #include "halves.h"
 
 namespace {
@@ -42,16 +43,16 @@ void product_by_rows(const bf16* x, long rows, const Matrix& matrix, const Resul
 
 void multiply(const bf16* x, long rows, const Matrix& matrix, const Result& result, bool tiles) {
     if (rows == 0) return;
-#if defined(TILES)
+#if defined(HALVES)
+    if (matrix.bits == 4 && rows <= MOST_ROWS) return product_of_halves(x, rows, matrix, result);
+#endif
 #if defined(BYTES)
-    const bool deep = tiles && matrix.inputs % DEEP == 0;
-    if (deep && matrix.bits == 8) return product_of_bytes(x, rows, matrix, result);
-    if (deep && matrix.bits == 4 && rows <= FEW_ROWS) return product_of_halves(x, rows, matrix, result);
+    if (tiles && matrix.bits == 8 && matrix.inputs % DEEP == 0) return product_of_bytes(x, rows, matrix, result);
 #endif
+#if defined(TILES)
     if (tiles) return product_by_tiles(x, rows, matrix, result);
-#else
-    (void)tiles;
 #endif
+    (void)tiles;
     product_by_rows(x, rows, matrix, result);
 }
 
