@@ -13,11 +13,13 @@ The model is on any server with OpenAI's routes (--url; the key is taken from OP
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from alpaca.errors import end_as_interrupted, exit_on_error
+from alpaca.paths import DATA
 
-SEED_TASKS = "data/seed_tasks.jsonl"
+SEED_TASKS = DATA / "seed_tasks.jsonl"
 INSTRUCT, TRANSLATE = "instruct", "translate"
 HELP = {
     INSTRUCT: "think up new tasks with their answers, from a few that are shown (self-instruct)",
@@ -44,12 +46,12 @@ def parser() -> argparse.ArgumentParser:
 def _add_instruct(out: argparse.ArgumentParser) -> None:
     out.add_argument("--output", required=True, metavar="FILE.jsonl", help="where the rows go")
     out.add_argument("--rows", type=int, required=True, help="how many rows to make")
-    out.add_argument("--seed_tasks", nargs="+", default=[SEED_TASKS], metavar="FILE",
-                     help="tasks to begin from, in self-instruct's format or as rows (default: %(default)s)")  # fmt: skip
+    out.add_argument("--seed_tasks", nargs="+", default=[str(SEED_TASKS)], metavar="FILE",
+                     help="to begin from: as self-instruct has them, or rows (default: those of data/)")  # fmt: skip
     out.add_argument("--language", help="the language of the new rows, such as de or Chinese (default: the examples')")
     out.add_argument("--shown", type=int, default=3, help="seed tasks in a prompt, drawn at random (default: 3)")
-    out.add_argument("--tasks", type=int, default=10,
-                     help="new tasks that an answer is to hold; small models manage few (default: 10)")  # fmt: skip
+    out.add_argument("--tasks", type=int,
+                     help="new ones that an answer is to hold (default: 10, or 1 of a small --base_model)")  # fmt: skip
     out.add_argument("--max_tokens", type=int, default=3072, help="of an answer (default: 3072)")
     out.add_argument("--temperature", type=float, default=1.0, help="lower is less varied (default: 1)")
     out.add_argument("--top_p", type=float, help="draw from the likeliest tokens of this share (default: all)")
@@ -60,11 +62,13 @@ def _add_translate(out: argparse.ArgumentParser) -> None:
     out.add_argument("--to", required=True, metavar="LANGUAGE", help="a code such as zh or de, or an English name")
     out.add_argument("--data_path", required=True, metavar="FILE", help="the rows, in any form that finetune.py reads")
     out.add_argument("--output", metavar="FILE.jsonl", help="where the translated rows go")
-    out.add_argument("--sample", type=int, metavar="N", help="only show N rows with their translation, to look at first")
+    out.add_argument(
+        "--sample", type=int, metavar="N", help="only show N rows with their translation, to look at first"
+    )
     out.add_argument("--glossary", metavar="FILE", help="how terms are translated: a .csv or .tsv file, a pair a line")
     out.add_argument("--language_tasks", default="adapt", choices=["adapt", "leave", "drop"],
-                     help="tasks about a language, such as grammar: adapt translates the instruction and leaves the text "
-                          "it works on (default)")  # fmt: skip
+                     help="tasks about a language, such as grammar: adapt translates the instruction and leaves the "
+                          "text it works on (default)")  # fmt: skip
     out.add_argument("--tries", type=int, default=3, help="of a text that lost something (default: 3)")
     out.add_argument("--max_tokens", type=int, default=4096, help="of a text's translation, at most (default: 4096)")
     out.add_argument("--temperature", type=float, default=0.0, help="of the first try (default: 0)")
@@ -94,6 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, then make rows."""
     options = parser().parse_args(arguments)
     end_as_interrupted()
+    # Where another program has one of the cores, OpenMP's threads that spin while they wait for each other wait all the
+    # time. torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if options.what == INSTRUCT:
         from alpaca.synthesis.instructing import instruct
 

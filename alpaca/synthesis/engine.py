@@ -25,7 +25,8 @@ class EngineModel:
         self.name = base.folder.name
         self._print = fingerprint(base.folder)
         size = count_weights(base.folder)
-        if size < SMALL:
+        self.is_small = size < SMALL
+        if self.is_small:
             say(
                 f"model: {self.name} has {size / 1e6:,.0f} million parameters, too few to write good rows: use them to "
                 "try the way, not to train on. For rows that teach something, ask a larger model with --url"

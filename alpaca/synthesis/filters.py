@@ -33,8 +33,8 @@ LEAST_LETTERS = 0.3  # of all characters that are no blanks
 LOOP = re.compile(r"(.{2,120}?)(?:\s*\1){5,}", re.DOTALL)
 LOOP_CHARACTERS = 60
 BEYOND_TEXT = re.compile(
-    r"(?:^|[.!?;]\s+|\b(?:and|then|please) )(?:sketch|paint|photograph|visuali[sz]e|sing|hum|record|listen to|watch|attach|"
-    r"upload|download|browse|google|click|plot|draw(?! (?:an? |the |your )?(?:conclusions?|comparisons?|parallels?))|"
+    r"(?:^|[.!?;]\s+|\b(?:and|then|please) )(?:sketch|paint|photograph|visuali[sz]e|sing|hum|record|listen to|"
+    r"watch|attach|upload|download|browse|google|click|plot|draw(?! (?:an? |the |your )?(?:conclusions?|comparisons?|parallels?))|"
     r"play(?= (?:the|an?|some|me|music)\b))\b"
     r"|\b(?:images?|pictures?|photos?|photographs?|videos?|audio|flow ?charts?|diagrams?|screenshots?|mp3|"
     r"spreadsheets?)\b"
@@ -78,7 +78,9 @@ class Sieve:
             return TOO_LONG
         if BEYOND_TEXT.search(task.instruction) or unseeable(Turn(task.instruction)):
             return BEYOND
-        if not is_text(task.instruction) or not task.instruction[0].isalnum() and task.instruction[0] not in "\"'“«「¿¡":
+        if not is_text(task.instruction) or (
+            not task.instruction[0].isalnum() and task.instruction[0] not in "\"'“«「¿¡"
+        ):
             return NO_TEXT
         if self.language and self.language.differs(task.instruction):
             return OTHER_LANGUAGE
@@ -88,6 +90,8 @@ class Sieve:
 
     def instance_refusal(self, task: Task, instance: Instance) -> str:
         """Why an instance of a task can't be a row, one of REASONS; "" where it can."""
+        if task.is_classification and not instance.input:
+            return NO_TASK_INPUT
         turn = Turn(task.instruction, instance.input, instance.output)
         return next((reason for reason, see in SIGNS if see(turn)), "") or self._language_refusal(instance)
 

@@ -1,5 +1,5 @@
-"""Self-instruct (arXiv 2212.10560) as Stanford did it: a prompt with some seed tasks, drawn at random, and many new tasks
-in every answer, which are read, filtered and added to those that are there.
+"""Self-instruct (arXiv 2212.10560) as Stanford did it: a prompt with some seed tasks, drawn at random, and many new
+tasks in every answer, which are read, filtered and added to those that are there.
 
 Which seed tasks a question shows depends on the seed and on the question's number alone, so that a run that is begun
 again asks the same questions, and has the answers to those that it asked before.
@@ -55,9 +55,7 @@ class Order:
         """Question `number`, from 0."""
         shown = random.Random(f"{self.seed}/{number}").sample(self.seeds.tasks, self.shown)
         said = instruct_prompt(shown, self.tasks, self.language)
-        return Question(
-            said, self.max_tokens, self.temperature, self.top_p, (self.seed * 1_000_003 + number) % 2**31
-        )
+        return Question(said, self.max_tokens, self.temperature, self.top_p, (self.seed * 1_000_003 + number) % 2**31)
 
     def work(self, model: str) -> dict[str, object]:
         """What must not change between a run and the one that goes on from it; the number of rows may."""

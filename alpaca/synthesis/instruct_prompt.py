@@ -14,17 +14,17 @@ from alpaca.synthesis.task import NO_INPUT, Task
 RULES = """\
 Think up tasks for an assistant that reads and writes text, and answer each of them. Mind this:
 
-- No two tasks are alike: each has another subject, is another kind of work and uses other words. Ask, explain, rewrite, shorten, \
-plan, compare, sort, extract, correct, calculate, write code, letters, lists or dialogues.
+- No two tasks are alike: each has another subject, is another kind of work and uses other words. Ask, explain, \
+rewrite, shorten, plan, compare, sort, extract, correct, calculate, write code, letters, lists or dialogues.
 - {language}
-- Text alone is enough for each task: no pictures, sound, video, links or files, and nothing that has to be done or looked up \
-outside the conversation.
+- Text alone is enough for each task: no pictures, sound, video, links or files, and nothing that has to be done or \
+looked up outside the conversation.
 - "Instruction" is one or two sentences that say what is wanted.
-- "Input" is the text or the data that the task works on, written out, with names and details as in real life, in at most 100 \
-words. It is "{no_input}" where the instruction says everything.
+- "Input" is the text or the data that the task works on, written out, with names and details as in real life, in at \
+most 100 words. It is "{no_input}" where the instruction says everything.
 - "Output" is the right and complete answer, in at most 150 words.
-- In a task whose answer is one of a few labels, "Label" takes the place of "Output" and is written before its "Input", which is \
-then made up so that the label is right for it. Give two or three such pairs, each with another label.
+- In a task whose answer is one of a few labels, "Label" takes the place of "Output" and is written before its \
+"Input", which is then made up so that the label is right for it. Give two or three such pairs, each with another label.
 - Write nothing but the tasks.
 
 {ask}"""

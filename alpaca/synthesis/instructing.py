@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from dataclasses import replace
 
 from alpaca.data.output_file import output_path
 from alpaca.errors import BadSetting
@@ -21,6 +22,8 @@ from alpaca.synthesis.language import parse_language
 from alpaca.synthesis.opened_model import check_limits, open_model
 from alpaca.synthesis.seed_tasks import read_seed_tasks
 
+MANY = 10  # tasks in an answer
+
 
 def instruct(options: argparse.Namespace) -> None:
     """Make rows until there are as many as wanted. Raises the coded error of what stops it; what was made is kept."""
@@ -29,6 +32,9 @@ def instruct(options: argparse.Namespace) -> None:
     output = output_path("--output", options.output, ".jsonl", options.seed_tasks[0])
     with opened(output) as journal:
         model = open_model(options, say)
+        if options.tasks is None and model.is_small:
+            order = replace(order, tasks=1)
+            say("tasks: 1 in an answer (a small model loses the form after the first; --tasks says otherwise)")
         journal.begin(order.work(model.name))
         budget = Budget(limits, *journal.tokens)
         desk = Desk(model, journal, budget)
@@ -57,7 +63,7 @@ def _order(options: argparse.Namespace) -> Order:
         seeds=read_seed_tasks(options.seed_tasks),
         language=parse_language(options.language) if options.language else None,
         shown=options.shown,
-        tasks=options.tasks,
+        tasks=MANY if options.tasks is None else options.tasks,
         max_tokens=options.max_tokens,
         temperature=options.temperature,
         top_p=_share(options.top_p),

@@ -1,4 +1,4 @@
-"""The journal beside the rows: every answer that came and every row that was made of it, in the order in which they came.
+"""The journal beside the rows: every answer that came and every row that was made of it, in the order of their coming.
 
 It is the truth about the work: a run that is killed at any moment and begun again reads it, asks nothing twice, and
 writes into the file of rows what is missing there. Its lines are of three kinds: ``{"work": …}``, what the work is;

@@ -23,6 +23,12 @@ SIGNS = {
     *COMMON_WORDS, *SCRIPTS.values(), "Chinese", "Japanese",
     *(language for pairs in OWN_LETTERS.values() for language, _ in pairs),
 }  # fmt: skip
+# Told apart by letters that a short text may lack.
+RELATED = [
+    *({*(language for language, _ in OWN_LETTERS[script]), SCRIPTS[script]} for script in OWN_LETTERS),
+    {"Chinese", "Japanese"},
+]
+ENOUGH = 80  # characters
 NAMES = {name.casefold(): name for name in CODES.values()} | {sign.casefold(): sign for sign in SIGNS}
 
 
@@ -36,17 +42,14 @@ class Language:
     def differs(self, text: str) -> str:
         """The other language that a text is in; "" where it is this one, or can't be told."""
         found = language_of(text)
-        if not self.sign or found in (UNCLEAR, self.sign) or (found.endswith(" script") and self._is_cyrillic):
+        if not self.sign or found in (UNCLEAR, self.sign):
             return ""
-        return found
+        related = any(self.sign in group and found in group for group in RELATED)
+        return "" if related and len(text) < ENOUGH else found
 
     def is_in(self, text: str) -> bool:
         """Whether a text is surely in this language."""
         return bool(self.sign) and language_of(text) == self.sign
-
-    @property
-    def _is_cyrillic(self) -> bool:
-        return self.sign in (language for language, _ in OWN_LETTERS["CYRILLIC"])
 
 
 def parse_language(given: str) -> Language:

@@ -8,9 +8,13 @@ from alpaca.synthesis.question import Question, Reply
 
 
 class Model(Protocol):
-    """Answers many questions at once. `name` is part of every question's key."""
+    """Answers many questions at once. `name` is part of every question's key; `is_small`: it is known to have too few
+    parameters to write good rows."""
 
     name: str
+
+    @property
+    def is_small(self) -> bool: ...
 
     async def ask(self, question: Question) -> Reply:
         """Raises QuestionFailed where this one has no answer, ModelRefused where no other would have one either."""

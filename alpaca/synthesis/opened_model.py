@@ -23,7 +23,9 @@ def check_limits(options: argparse.Namespace) -> Limits:
     if options.url and options.base_model:
         raise BadSetting("--url and --base_model both say where the model is: give one")
     if options.model and not options.url:
-        raise BadSetting("--model is the name of a model on a server: give its --url too (or --base_model in its place)")
+        raise BadSetting(
+            "--model is the name of a model on a server: give its --url too (or --base_model in its place)"
+        )
     return Limits(options.max_tokens_total, options.max_cost, options.price_in, options.price_out)
 
 

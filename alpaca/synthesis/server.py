@@ -34,6 +34,8 @@ BYTES_PER_TOKEN = 4  # where a server counts no tokens
 class ServerModel:
     """The model `name` at `url`. A server that has only one need not be told which."""
 
+    is_small = False  # nobody tells, and who runs a server has chosen
+
     def __init__(
         self, url: str, name: str | None = None, *, say: Say, tries: int = TRIES, seconds: float = SECONDS
     ) -> None:
@@ -49,7 +51,7 @@ class ServerModel:
         self._client = AsyncOpenAI(base_url=self._url, api_key=key or "none", max_retries=0, timeout=seconds)
         self._left_out: set[str] = set()
         self._limit = LIMIT
-        self.asked_again = 0
+        self._told: set[str] = set()
         self.name = name or self._only_model()
 
     async def ask(self, question: Question) -> Reply:
@@ -61,8 +63,10 @@ class ServerModel:
                 return _reply(answer, question)
             except Exception as error:
                 last, headers = self._judge(error)
+            if last not in self._told:
+                self._told.add(last)
+                self._say(f"{self._where}: {last}; such questions are asked again, {self._tries} times in all")
             if attempt < self._tries:
-                self.asked_again += 1
                 await asyncio.sleep(pause_before(attempt, headers))
         raise QuestionFailed(f"{self._where} gave no answer in {self._tries} tries; at last: {last}")
 
@@ -110,7 +114,7 @@ class ServerModel:
     def _adapt(self, field: str, message: str) -> bool:
         """Whether the question can be asked without what this model does not take: newer models of OpenAI's have
         another name for the limit and choose the temperature themselves. What is changed is said once."""
-        if self._limit == LIMIT and NEWER_LIMIT in message:
+        if NEWER_LIMIT in message:
             self._limit = NEWER_LIMIT
             return True
         if field in ("temperature", "top_p", "seed") and field not in self._left_out:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 NO_INPUT = "none"
 FIELD = re.compile(
-    r"^[ \t]*(?:[#*>\-]+[ \t]*)?(?:\d+[.)][ \t]*)?\**(?P<name>Task|Instruction|Input|Label|Output)\**[ \t]*(?P<number>\d*)\.?\**"
-    r"[ \t]*[:：]?\**(?P<text>.*)$",
+    r"^[ \t]*(?:[#*>\-]+[ \t]*)?(?:\d+[.)][ \t]*)?\**(?P<name>Task|Instruction|Input|Label|Output)s?\**[ \t]*"
+    r"(?P<number>\d*)\.?\**[ \t]*[:：]?\**(?P<text>.*)$",
     re.MULTILINE | re.IGNORECASE,
 )
 RULE = re.compile(r"^[ \t]*(?:#{1,6}|-{3,}|\*{3,}|={3,})[ \t]*$", re.MULTILINE)
