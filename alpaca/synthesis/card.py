@@ -15,8 +15,8 @@ from alpaca.synthesis.desk import Desk
 
 LICENCE = (
     "These rows were written by a model. Read its licence and the terms of whoever provides it before you train on "
-    "them or pass them on: some forbid training other models on what theirs writes, or ask that the model be named. The "
-    "licence of the seed tasks, or of the rows that were translated, holds for what was made of them."
+    "them or pass them on: some forbid training other models on what theirs writes, or ask that the model be named. "
+    "The licence of the seed tasks, or of the rows that were translated, holds for what was made of them."
 )
 
 

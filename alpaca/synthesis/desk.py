@@ -19,7 +19,7 @@ class Desk:
 
     def __init__(self, model: Model, journal: Journal, budget: Budget) -> None:
         self.model, self.journal, self.budget = model, journal, budget
-        self.asked = 0
+        self.asked = self.unanswered = 0
         self._flying: dict[str, asyncio.Task[Reply]] = {}
         self._failed = 0
 
@@ -34,6 +34,11 @@ class Desk:
         if key not in self._flying:
             self._flying[key] = asyncio.create_task(self._ask(key, question))
         return await asyncio.shield(self._flying[key])
+
+    def sum_up(self) -> str:
+        """For people: how many answers there are, and what they took."""
+        failed = f", {self.unanswered} questions have none" if self.unanswered else ""
+        return f"answers: {len(self.journal.answers)}, {self.asked} questions asked now{failed}; {self.budget.spent()}"
 
     def knows(self, question: Question) -> bool:
         """Whether the journal has its answer."""
@@ -50,6 +55,7 @@ class Desk:
                 self.budget.settle(question, aside, reply)
         except QuestionFailed as error:
             self._failed += 1
+            self.unanswered += 1
             if self._failed < FAILED_IN_A_ROW:
                 raise
             raise GivenUp(error) from None

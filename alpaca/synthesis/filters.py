@@ -33,9 +33,9 @@ LEAST_LETTERS = 0.3  # of all characters that are no blanks
 LOOP = re.compile(r"(.{2,120}?)(?:\s*\1){5,}", re.DOTALL)
 LOOP_CHARACTERS = 60
 BEYOND_TEXT = re.compile(
-    r"(?:^|[.!?;]\s+|\b(?:and|then|please) )(?:sketch|paint|photograph|visuali[sz]e|sing|hum|record|listen to|"
-    r"watch|attach|upload|download|browse|google|click|plot|draw(?! (?:an? |the |your )?(?:conclusions?|comparisons?|parallels?))|"
-    r"play(?= (?:the|an?|some|me|music)\b))\b"
+    r"(?:^|[.!?;]\s+|\b(?:and|then|please) )(?:sketch|paint|photograph|visuali[sz]e|sing|hum|record|listen to|watch|"
+    r"attach|upload|download|browse|google|click|plot|play(?= (?:the|an?|some|me|music)\b)|"
+    r"draw(?! (?:an? |the |your )?(?:conclusions?|comparisons?|parallels?)))\b"
     r"|\b(?:images?|pictures?|photos?|photographs?|videos?|audio|flow ?charts?|diagrams?|screenshots?|mp3|"
     r"spreadsheets?)\b"
     r"|\b(?:go to|visit|open|check) (?:the |this |a )?(?:website|link|url|web page|store|internet)\b"
@@ -116,7 +116,8 @@ def _damaged(turn: Turn) -> bool:
 
 def goes_in_circles(text: str) -> bool:
     """Whether a text says the same again and again, as small models do."""
-    return any(len(found[0]) >= LOOP_CHARACTERS and found[1].strip() for found in LOOP.finditer(text[:MOST_CHARACTERS]))
+    loops = (found for found in LOOP.finditer(text[:MOST_CHARACTERS]) if len(found[0]) >= LOOP_CHARACTERS)
+    return any(letter.isalpha() for found in loops for letter in found[1])
 
 
 def _too_long(turn: Turn) -> bool:

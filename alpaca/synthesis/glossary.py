@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from alpaca.data.files import read_text
 from alpaca.errors import DataNotFound, UnreadableFile
 from alpaca.paths import as_written
+from alpaca.words import plural
 
 LETTERS = r"[^\W\d_]"
 
@@ -46,7 +47,9 @@ def read_glossary(source: str) -> Glossary:
         if not any(cells) or cells[0].startswith("#"):
             continue
         if len(cells) != 2 or not all(cells):
-            raise UnreadableFile(f"{source}, line {number}: has {len(cells)} columns; a term and its translation are 2")
+            raise UnreadableFile(
+                f"{source}, line {number}: has {plural(len(cells), 'column')}; a term and its translation are two"
+            )
         pairs.append((cells[0], cells[1]))
     return Glossary(tuple(pairs))
 

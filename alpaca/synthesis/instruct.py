@@ -24,7 +24,7 @@ from alpaca.synthesis.question import Question, Reply
 from alpaca.synthesis.seed_tasks import SeedTasks
 from alpaca.synthesis.task import Task, read_tasks
 
-TASKS, LABELLED, UNANSWERED = "tasks kept", "of them classifications", "unanswered"
+TASKS, LABELLED = "tasks kept", "of them classifications"
 FRUITLESS = 40  # answers in a row without a row in them, from which more are of no use
 
 
@@ -81,7 +81,6 @@ class Instructing:
     desk: Desk
     advance: Advance = lambda count: None
     rows: int = 0
-    unanswered: int = 0
     fruitless: int = 0
     _next: int = 0
     _flying: int = 0
@@ -111,7 +110,6 @@ class Instructing:
             try:
                 reply = await self.desk.ask(question)
             except QuestionFailed:
-                self.unanswered += 1
                 continue
             finally:
                 self._flying -= 1
@@ -161,7 +159,7 @@ class Instructing:
             taken = place + 1
         counts[UNREADABLE] += not tasks
         rows = rows[: self.order.rows - self.rows]
-        self.journal.make(Made(key, rows, counts, taken if taken < len(tasks) else None))
+        self.journal.make(Made(key, rows, +counts, taken if taken < len(tasks) else None))
         self.rows += len(rows)
         self.advance(len(rows))
         self.fruitless = 0 if rows else self.fruitless + 1

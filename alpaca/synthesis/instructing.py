@@ -52,7 +52,7 @@ def instruct(options: argparse.Namespace) -> None:
                 },
                 {"seed_tasks": {name: {"sha256": sha256} for name, sha256 in order.seeds.hashes.items()}},
             )  # fmt: skip
-            _sum_up(desk, budget)
+            _sum_up(desk)
             say(f"card: {card} (read its licence note before you train on the rows)")
     say(f"look at them: {this_python()} -m alpaca.data {output}")
 
@@ -90,11 +90,11 @@ async def _run(order: Order, desk: Desk, workers: int, there: int) -> None:
         await desk.model.close()
 
 
-def _sum_up(desk: Desk, budget: Budget) -> None:
+def _sum_up(desk: Desk) -> None:
     counts = desk.journal.counts
     say(
         f"rows: {sum(1 for _ in desk.journal.rows)} of {counts[TASKS]} tasks ({counts[LABELLED]} classifications) in "
         f"{desk.journal.output}"
     )
     say(f"rejected: {listed(counts, REASONS) or 'nothing'}")
-    say(f"answers: {len(desk.journal.answers)}, {desk.asked} of them asked for now; {budget.spent()}")
+    say(desk.sum_up())

@@ -87,7 +87,7 @@ def _all(order: Order, desk: Desk, rows: Sequence[Example], options: argparse.Na
         )  # fmt: skip
         say(f"rows: {sum(1 for _ in journal.rows)} of {len(rows)} in {journal.output}: {listed(counts, OUTCOMES)}")
         _list_faults(journal.output, rows, faults)
-        say(f"answers: {len(journal.answers)}, {desk.asked} of them asked for now; {desk.budget.spent()}")
+        say(desk.sum_up())
         say(f"card: {card} (read its licence note before you train on the rows)")
 
 

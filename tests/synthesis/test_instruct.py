@@ -70,8 +70,8 @@ def test_as_many_are_asked_at_once_as_wanted_and_no_more_than_needed(tmp_path: P
     assert len(server.asked) <= 2
 
 
-@pytest.mark.parametrize("fault", ["half a line", "lost row", "none"])
-def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path: Path, fault: str) -> None:
+def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path: Path) -> None:
+    """It is killed as rows are written, and the disk lost two of them, and holds half a line of each file."""
     output = tmp_path / "mine.jsonl"
     with misbehaving(thinker, "broken", "half", seconds=0.05) as server:
         arguments = options(server, output, 120, "--concurrency", "3")
@@ -83,12 +83,10 @@ def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path: Path, fault
         process.send_signal(signal.SIGKILL)
         process.wait()
         journal = tmp_path / "mine.journal.jsonl"
-        if fault == "half a line":  # as a disk that filled up or lost its power may leave it
-            for path in (output, journal):
-                with path.open("ab") as file:
-                    file.write(b'{"instruction": "Descr\xc3')
-        if fault == "lost row":
-            output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:-2]))
+        output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:-2]))
+        for path in (output, journal):
+            with path.open("ab") as file:
+                file.write(b'{"instruction": "Descr\xc3')
         kept = [json.loads(line) for line in journal.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
         before = {line["answer"] for line in kept if "answer" in line}
         main(arguments)
@@ -147,7 +145,7 @@ Task 12
 Instruction: Tell me how long a journey by"""
 
     def speaker(asked: Asked) -> str:
-        return bad if not server.answered[1:] else thinker(asked)
+        return thinker(asked) if server.answered else bad
 
     output = tmp_path / "mine.jsonl"
     with misbehaving(speaker, "cut_off") as server:
@@ -222,7 +220,7 @@ def test_one_process_at_a_time_writes_the_rows(tmp_path: Path, capsys: pytest.Ca
     ("more", "message"),
     [
         (["--rows", "0"], "--rows is 0"),
-        (["--shown", "99"], "28 seed tasks"),
+        (["--shown", "30"], "28 seed tasks"),
         (["--language", "x"], "is no language"),
         (["--top_p", "0"], "--top_p is 0"),
         (["--concurrency", "0"], "--concurrency is 0"),
