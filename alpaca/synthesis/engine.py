@@ -37,7 +37,7 @@ class EngineModel:
         from alpaca.serving.stream import FinishReason
 
         given = {"temperature": question.temperature, "top_p": question.top_p}
-        settings = {name: value for name, value in given.items() if value is not None}
+        settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         try:
             request = request_from_inputs(
                 messages=question.as_messages(), max_tokens=question.max_tokens, seed=question.seed, **settings

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ class Made:
     rows: list[Row]
     counts: Mapping[str, int]
     taken: int | None = None
-    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Journal:
@@ -95,9 +94,8 @@ class Journal:
         """Keep what became of an answer or a row, and write its rows. The journal comes first, so that a row is never
         in the file without it."""
         assert self._rows is not None, "begin comes first"
-        line = {"from": made.source, "rows": made.rows, "counts": dict(made.counts)}
+        line: dict[str, Any] = {"from": made.source, "rows": made.rows, "counts": dict(made.counts)}
         line |= {} if made.taken is None else {"taken": made.taken}
-        line |= {"notes": dict(made.notes)} if made.notes else {}
         self._lines.add(line)
         self._remember(made)
         for row in made.rows:
@@ -129,9 +127,7 @@ class Journal:
             elif "answer" in found:
                 self.answers[found["answer"]] = Reply(found["text"], found["whole"], *found["tokens"])
             else:
-                self._remember(
-                    Made(found["from"], found["rows"], found["counts"], found.get("taken"), found.get("notes", {}))
-                )
+                self._remember(Made(found["from"], found["rows"], found["counts"], found.get("taken")))
         except (ValueError, KeyError, TypeError) as error:
             raise WorkChanged(
                 f"{self.path}, line {number}: can't be read ({type(error).__name__}: {error}); the file was changed. "
