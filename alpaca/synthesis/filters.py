@@ -30,7 +30,7 @@ FEWEST_WORDS, MOST_WORDS = 3, 150  # of an instruction
 MOST_CHARACTERS = 6_000  # of an input or an answer
 ALIKE = 0.7  # ROUGE-L of two instructions from which they are one task
 LEAST_LETTERS = 0.3  # of all characters that are no blanks
-LOOP = re.compile(r"(.{2,120}?)(?:\s*\1){5,}", re.DOTALL)
+LOOP = re.compile(r"(.{2,120}?)(?:\s*\1){3,}", re.DOTALL)
 LOOP_CHARACTERS = 60
 BEYOND_TEXT = re.compile(
     r"(?:^|[.!?;]\s+|\b(?:and|then|please) )(?:sketch|paint|photograph|visuali[sz]e|sing|hum|record|listen to|watch|"
