@@ -1,6 +1,7 @@
 """One exception family. Every error has a stable code that a client can match: ``E1001 EmptyPrompt: …``.
 
-Codes by room: E1 requests, E2 data and templates, E3 bases and conversion, E4 adapters, E5 training, E6 export.
+Codes by room: E1 requests, E2 data and templates, E3 bases and conversion, E4 adapters, E5 training, E6 export,
+E7 synthesis.
 A message names the file, row, field, value and limit, and says what to do.
 """
 
@@ -291,6 +292,53 @@ class ExportUnwritten(ExportError):
     """Nothing can be written where the export was to lie: no folder can be made there, or the disk is full."""
 
     code = "E6005"
+
+
+# --- E7: synthesis ------------------------------------------------------------------------------------------------
+class SynthesisError(AlpacaError):
+    code = "E7000"
+
+
+class ModelRefused(SynthesisError):
+    """The model can't be asked, and asking again would not help: no such model, a key that is not accepted."""
+
+    code = "E7001"
+
+
+class QuestionFailed(SynthesisError):
+    """A question has no answer, however often it was asked; others may have one."""
+
+    code = "E7002"
+
+
+class WorkChanged(SynthesisError):
+    """What was begun was begun otherwise: other settings, or a file that was changed since."""
+
+    code = "E7003"
+
+
+class LimitReached(SynthesisError):
+    """The tokens or the money that may be spent are; what was made is kept."""
+
+    code = "E7004"
+
+
+class NothingUsable(SynthesisError):
+    """The model answers, and nothing of what it answers can be used."""
+
+    code = "E7005"
+
+
+class RowsUnwritten(SynthesisError):
+    """Rows can't be written where they were to lie, or the disk is full; what was written is kept."""
+
+    code = "E7006"
+
+
+class SynthesisBusy(SynthesisError):
+    """Another process writes the same rows."""
+
+    code = "E7007"
 
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}

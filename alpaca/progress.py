@@ -44,11 +44,14 @@ def say_on_main(message: str) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str = BYTES, say: Say = say) -> Iterator[Advance]:
+def progress(
+    what: str, total: int, unit: str = BYTES, say: Say = say, more: Callable[[], str] = lambda: ""
+) -> Iterator[Advance]:
     """Show how long work comes along; the value is a function to call with how much more of it is done.
 
     `total` counts `unit`s (in the singular), 0 where it is not known. A terminal gets a bar. A log gets a line when it
     begins and one every LOG_SECONDS, with rate and time left. How much it was and how long it took comes at the end.
+    `more`: what else there is to tell at that moment; a call with 0 tells it although nothing more is done.
     """
     started = said = time.monotonic()
     done = 0
@@ -57,15 +60,17 @@ def progress(what: str, total: int, unit: str = BYTES, say: Say = say) -> Iterat
         say(f"{what} ({_amount(total, unit)})" if total else what)
     with _bar(what, total, unit) if has_bar else nullcontext() as bar:
 
-        def advance(more: int) -> None:
+        def advance(count: int) -> None:
             nonlocal done, said
-            done += more
+            done += count
             now = time.monotonic()
             if bar is not None:
-                bar.update(more)
-            elif done and now - said >= LOG_SECONDS:
+                bar.set_postfix_str(more(), refresh=False)
+                bar.update(count)
+            elif now - said >= LOG_SECONDS and (done or more()):
                 said = now
-                say(f"{what}: {_so_far(done, total, unit, max(1e-3, now - started))}")
+                beside = f"; {more()}" if more() else ""
+                say(f"{what}: {_so_far(done, total, unit, max(1e-3, now - started))}{beside}")
 
         yield advance
     say(f"{what}: done, {_amount(done, unit)} in {time.monotonic() - started:.1f} s")
@@ -84,7 +89,8 @@ def _so_far(done: int, total: int, unit: str, seconds: float) -> str:
     if not total:
         return f"{_amount(done, unit)}, {speed}"
     number = size_text(done) if unit == BYTES else f"{done:,}"
-    return f"{number} of {_amount(total, unit)}, {speed}, {max(0, total - done) / rate:,.0f} s left"
+    left = f", {max(0, total - done) / rate:,.0f} s left" if done else ""
+    return f"{number} of {_amount(total, unit)}, {speed}{left}"
 
 
 def _amount(count: float, unit: str) -> str:
