@@ -43,7 +43,8 @@ SLOTS = {"cpu": 16, "cuda": 64}  # answers made at the same time
 LEAST_CONTEXT = 1024
 FEWEST_OF_A_LANGUAGE = 8
 MOST_TEXTS = 5_000  # training answers that the data's own words are taken from
-SHOWN_LOST, SHOWN_WORST, SHOWN_WORDS = 6, 5, 40
+SHOWN_LOST, SHOWN_WORST, SHOWN_WORDS = 24, 5, 40
+WORST_FIRST = ("knowledge", "arithmetic", "logic", "identity", "format")  # of lost tests
 
 
 @dataclass(frozen=True)
@@ -231,25 +232,31 @@ def _answers(
 
 
 def _sample(answer: Asked, share: float = 0.0) -> Sample:
-    return Sample(answer.question.prompt, answer.question.reference, answer.base, answer.adapter, share)
+    asked = answer.question
+    kind = asked.probe.kind if asked.probe else ""
+    return Sample(asked.prompt, asked.reference, answer.base, answer.adapter, share, kind=kind)
 
 
 def probing(asked: Sequence[Asked]) -> Probing | None:
-    """The probes' scores by kind, and those that the adapter fails while the base passed."""
+    """The probes' scores by kind, and those that the adapter fails while the base passed: what is plainly false first,
+    and of those the shortest answer."""
     probes = [(answer.question.probe, answer) for answer in asked if answer.question.probe is not None]
     if not probes:
         return None
     before = [passes(probe, answer.base) for probe, answer in probes]
     after = [passes(probe, answer.adapter) for probe, answer in probes]
+    fallen = [was and not now for was, now in zip(before, after, strict=True)]
     kinds = []
     for kind in KINDS:
         of_kind = [place for place, (probe, _) in enumerate(probes) if probe.kind == kind]
         if of_kind:
-            score = KindScore(kind, len(of_kind), sum(before[p] for p in of_kind), sum(after[p] for p in of_kind))
-            kinds.append(score)
-    lost = [_sample(answer) for (_, answer), was, now in zip(probes, before, after, strict=True) if was and not now]
+            passed = (sum(scores[place] for place in of_kind) for scores in (before, after, fallen))
+            kinds.append(KindScore(kind, len(of_kind), *passed))
+    lost = [answer for (_, answer), gone in zip(probes, fallen, strict=True) if gone]
+    lost.sort(key=lambda answer: (WORST_FIRST.index(answer.question.probe.kind), len(answer.adapter)))  # type: ignore[union-attr]
     won = sum(now and not was for was, now in zip(before, after, strict=True))
-    return Probing(kinds, paired_difference(before, after, [1.0] * len(probes)), len(lost), won, lost[:SHOWN_LOST])
+    examples = [_sample(answer) for answer in lost[:SHOWN_LOST]]
+    return Probing(kinds, paired_difference(before, after, [1.0] * len(probes)), len(lost), won, examples)
 
 
 def _drift(domain: Domain, general: General, asked: Sequence[Asked], notes: dict[str, list[str]]) -> Drift | None:

@@ -1,0 +1,98 @@
+"""What a person should do now, and what would make the next adapter better."""
+
+from __future__ import annotations
+
+from alpaca.evaluation.gained import Gained
+from alpaca.evaluation.history import History
+from alpaca.evaluation.results import Facts, Measured, Sweep
+from alpaca.evaluation.signs import Forgetting
+from alpaca.words import plural
+
+EASED = 0.6  # a smaller scale is worth naming if it leaves at most this share of the rise of the general loss
+REPLAY, MOST_REPLAY = 0.1, 0.3  # the ratio that is suggested first, and the one beyond which it isn't raised
+UNFAMILIAR = 1.8  # times as much as English, byte by byte: from there on the base hardly knows the rows' language
+KEPT = 0.9  # share of the gain that the recommended scale keeps
+
+
+def advise(measured: Measured, kind: Gained, forgetting: Forgetting, proved: bool) -> str:
+    """The verdict's third sentence. `proved`: whatever the answers say could be checked, and holds."""
+    if kind == Gained.NOTHING:
+        return (
+            "It is of no use like this: look at the data (python -m alpaca.data FILE), then train longer (--num_epochs) "
+            "or with a higher --learning_rate."
+        )
+    use = "use it for questions like those of your rows"
+    if kind == Gained.MANNER:
+        use = "use it for how it writes, and trust nothing that it says"
+    if forgetting >= Forgetting.CLEAR:
+        use += ", and for nothing else"
+    if proved:
+        return f"All that its answers say could be checked, and holds: {use}."
+    return f"{_read(measured)} Then {use}."
+
+
+def _read(measured: Measured) -> str:
+    many = len(measured.samples)
+    if not many:
+        return "Whether its answers are true was not tested: ask it questions of your own and check the answers first."
+    read = f"read the {plural(many, 'answer')} below, the most doubtful first" if many > 1 else "read the answer below"
+    if measured.facts is None or not _found(measured.facts):
+        return f"Whether its answers are true was not tested: {read}."
+    return f"Whether its answers are true was hardly tested ({_found(measured.facts)}): {read}."
+
+
+def _found(facts: Facts) -> str:
+    """What the check of numbers and names came to, in few words."""
+    own, expected = facts.adapter.wrong, facts.adapter.expected
+    added = f"{own} of their own" if own else ""
+    if not expected:
+        return f"they have {plural(own, 'number or name', 'numbers and names')} of their own" if own else ""
+    kept = f"they keep {facts.adapter.kept} of the rows' {expected} numbers and names"
+    return f"{kept} and add {added}" if added else kept
+
+
+def hints(
+    measured: Measured, kind: Gained, forgetting: Forgetting, history: History, replay_ratio: float | None
+) -> list[str]:
+    """What would make the next one better, the weightiest first."""
+    found = []
+    if (familiar := history.familiar) is not None and familiar.times >= UNFAMILIAR:
+        language = familiar.language or "the language of your rows"
+        found.append(
+            f"The base hardly knows {language}: byte by byte, your answers surprise it {familiar.times:.1f} times as "
+            f"much as English ones. Take a larger base, or one that knows {language}."
+        )
+    if kind == Gained.MANNER:
+        found.append(
+            "For more of the matter: more rows, several on each fact, more epochs (--num_epochs), or a larger base."
+        )
+    if history.still_falling is not None and kind != Gained.NOTHING:
+        found.append(
+            "The held-out loss was still falling when the training ended: train longer (--num_epochs), or take a "
+            "larger base."
+        )
+    scale = easier_scale(measured.sweep)
+    now = f"adapter_scale {scale:g} keeps at least {KEPT:.0%} of what it learned and loses less" if scale else ""
+    if forgetting >= Forgetting.CLEAR and kind != Gained.NOTHING:
+        again = _train_again(replay_ratio)
+        found.append(f"{again}; until then, {now}." if now else f"{again}.")
+    elif forgetting >= Forgetting.UNSURE and now:
+        found.append(f"If what was lost matters, {now}.")
+    return found
+
+
+def _train_again(replay_ratio: float | None) -> str:
+    if not replay_ratio:
+        return f"Train again with --replay_ratio {REPLAY:g}, which mixes general rows in"
+    if replay_ratio < MOST_REPLAY:
+        return f"Train again with --replay_ratio {min(MOST_REPLAY, 2 * replay_ratio):g} instead of {replay_ratio:g}"
+    return "Train again for fewer epochs (--num_epochs) or with a lower --learning_rate"
+
+
+def easier_scale(sweep: Sweep | None) -> float | None:
+    """The recommended scale, where it is below 1 and eases the forgetting enough to be worth a word."""
+    if sweep is None or sweep.recommended is None or sweep.recommended == 1.0:
+        return None
+    general = {point.scale: point.general for point in sweep.points}
+    rise, eased = general[1.0] - general[0.0], general[sweep.recommended] - general[0.0]
+    return sweep.recommended if rise > 0 and eased <= EASED * rise else None
