@@ -162,11 +162,17 @@ class Drift:
 
 @dataclass(frozen=True)
 class ScalePoint:
-    """Loss per token with the adapter at `scale`; `domain` is None without held-out rows."""
+    """Loss per token with the adapter at `scale`; `domain` is None without held-out rows.
+
+    `manner` and `matter`: what the gain on held-out answers is made of at this scale, as in GainParts, but on the rows
+    and other questions that all scales share; None where it was not split.
+    """
 
     scale: float
     domain: float | None
     general: float
+    manner: float | None = None
+    matter: float | None = None
 
 
 @dataclass(frozen=True)

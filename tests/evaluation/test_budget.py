@@ -44,8 +44,7 @@ def test_less_time_never_measures_more() -> None:
 
 def test_tokens_count_two_passes_and_those_between() -> None:
     plan = plan_losses([10] * 4, [5] * 100, 1.0, None)
-    assert plan_tokens(plan, [10] * 4, [5] * 100) == 2 * (40 + 500) + 3 * (40 + 64 * 5)
-    assert plan_tokens(plan, [10] * 4, [5] * 100, scales=2) == 2 * (40 + 500)
+    assert plan_tokens(plan, [10] * 4, [5] * 100) == 2 * (5 * 40 + 500) + 3 * (3 * 40 + 64 * 5)
 
 
 @pytest.mark.parametrize(("rows", "fraction", "expected"), [(100, 0.5, 50), (100, 0.01, 16), (10, 0.5, 10), (0, 1, 0)])
