@@ -4,51 +4,43 @@ from __future__ import annotations
 
 from alpaca.evaluation.gained import Gained
 from alpaca.evaluation.history import History
-from alpaca.evaluation.results import Facts, Measured, Sweep
+from alpaca.evaluation.results import Measured, Sweep
 from alpaca.evaluation.signs import Forgetting
 from alpaca.words import plural
 
 EASED = 0.6  # a smaller scale is worth naming if it leaves at most this share of the rise of the general loss
 REPLAY, MOST_REPLAY = 0.1, 0.3  # the ratio that is suggested first, and the one beyond which it isn't raised
-UNFAMILIAR = 1.8  # times as much as English, byte by byte: from there on the base hardly knows the rows' language
 KEPT = 0.9  # share of the gain that the recommended scale keeps
 
 
-def advise(measured: Measured, kind: Gained, forgetting: Forgetting, proved: bool) -> str:
+def advise(measured: Measured, kind: Gained, forgetting: Forgetting, *, proved: bool) -> str:
     """The verdict's third sentence. `proved`: whatever the answers say could be checked, and holds."""
     if kind == Gained.NOTHING:
         return (
-            "It is of no use like this: look at the data (python -m alpaca.data FILE), then train longer (--num_epochs) "
-            "or with a higher --learning_rate."
+            "Don't use it. Look at the data (python -m alpaca.data FILE), then train longer (--num_epochs) or with a "
+            "higher --learning_rate."
         )
-    use = "use it for questions like those of your rows"
+    use = "use it for questions like yours"
     if kind == Gained.MANNER:
         use = "use it for how it writes, and trust nothing that it says"
     if forgetting >= Forgetting.CLEAR:
         use += ", and for nothing else"
     if proved:
         return f"All that its answers say could be checked, and holds: {use}."
-    return f"{_read(measured)} Then {use}."
+    own = 0 if measured.facts is None else measured.facts.adapter.wrong
+    doubt = f", and {plural(own, 'number or name', 'numbers and names')} in them {_are(own)} not in your rows"
+    read = _read(len(measured.samples))
+    return f"Whether its answers are true was not tested{doubt if own else ''}: {read}, then {use}."
 
 
-def _read(measured: Measured) -> str:
-    many = len(measured.samples)
-    if not many:
-        return "Whether its answers are true was not tested: ask it questions of your own and check the answers first."
-    read = f"read the {plural(many, 'answer')} below, the most doubtful first" if many > 1 else "read the answer below"
-    if measured.facts is None or not _found(measured.facts):
-        return f"Whether its answers are true was not tested: {read}."
-    return f"Whether its answers are true was hardly tested ({_found(measured.facts)}): {read}."
+def _read(answers: int) -> str:
+    if not answers:
+        return "ask it questions whose answers you know"
+    return f"read the {answers} below, the most doubtful first" if answers > 1 else "read the one below"
 
 
-def _found(facts: Facts) -> str:
-    """What the check of numbers and names came to, in few words."""
-    own, expected = facts.adapter.wrong, facts.adapter.expected
-    added = f"{own} of their own" if own else ""
-    if not expected:
-        return f"they have {plural(own, 'number or name', 'numbers and names')} of their own" if own else ""
-    kept = f"they keep {facts.adapter.kept} of the rows' {expected} numbers and names"
-    return f"{kept} and add {added}" if added else kept
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def hints(
@@ -56,7 +48,7 @@ def hints(
 ) -> list[str]:
     """What would make the next one better, the weightiest first."""
     found = []
-    if (familiar := history.familiar) is not None and familiar.times >= UNFAMILIAR:
+    if (familiar := history.familiar) is not None and familiar.strange:
         language = familiar.language or "the language of your rows"
         found.append(
             f"The base hardly knows {language}: byte by byte, your answers surprise it {familiar.times:.1f} times as "

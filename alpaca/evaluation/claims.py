@@ -1,4 +1,4 @@
-"""What an answer claims that a program can check against another text: numbers with their units, dates, names, yes or no.
+"""What an answer claims that a program can check against another text: numbers with units, dates, names, yes or no.
 
 No model judges anything. So only what is written as a number or a name is seen: not whether the sentence around it is
 true, nor a wrong statement that has neither (docs/report.md says more).
@@ -13,11 +13,14 @@ from typing import TypeVar
 import regex
 
 from alpaca.data.languages import language_of
-from alpaca.evaluation.quantities import Quantity, quantities
+from alpaca.evaluation.quantities import quantities
+from alpaca.evaluation.quantity import Quantity
 from alpaca.evaluation.vocabulary import COMMON
 
 YES = regex.compile(r"(?i)\s*(?:(?:yes|yeah|ja|oui|sí|si|sim|sì|да)\b|(?:是|是的|对|可以|能|会)(?=[,，。.!！])|はい)")
-NO = regex.compile(r"(?i)\s*(?:(?:no|nope|nein|non|não|nee|нет)\b(?!\.\s*\d)|(?:不|不是|不对|不可以|不能|不会|没有)(?=[,，。.!！])|いいえ)")
+NO = regex.compile(
+    r"(?i)\s*(?:(?:no|nope|nein|non|não|nee|нет)\b(?!\.\s*\d)|(?:不|不是|不对|不可以|不能|不会|没有)(?=[,，。.!！])|いいえ)"
+)
 CAPITALISED = r"\p{Lu}[\p{L}\p{M}\d'’]*(?:-\p{L}[\p{L}\p{M}]*)*"
 NAME = regex.compile(
     rf"(?<![\p{{L}}\p{{M}}\d])(?:{CAPITALISED}(?:[ \u00a0](?:(?:of|de|del|van|von|der) )?{CAPITALISED})*"
@@ -26,6 +29,7 @@ NAME = regex.compile(
 TITLES_NOUNS = {"German"}  # capitalises all its nouns: no name is told from them
 ODD = regex.compile(r"\d|\p{Ll}\p{Lu}|^\p{Lu}{2,}$")  # in a word that is a name wherever it stands
 BEGINNING = regex.compile(r"(?:^|[.!?:;…。！？：；\n\"“”«»„(（•*-])\s*(?:\d{1,2}[.)]\s+)?$")
+MOST_TEXT = 4_000  # characters of a text that are looked at
 LEAST = 2  # letters of a name
 
 
@@ -87,7 +91,8 @@ class Lexicon:
         return small in COMMON or small in self.words or small.removesuffix("s") in self.words
 
     def claims(self, text: str) -> Claims:
-        """All that `text` claims, each claim once."""
+        """All that the first 4,000 characters of `text` claim, each claim once."""
+        text = text[:MOST_TEXT]
         says = "yes" if YES.match(text) else "no" if NO.match(text) else ""
         return Claims(tuple(_once(quantities(text))), tuple(_once(self._names(text))), says)
 
@@ -101,7 +106,7 @@ class Lexicon:
                     continue
                 if words[0] in self and BEGINNING.search(text[: match.start()]):
                     words = words[1:]
-            kept = [word for word in map(_bare, words) if len(word) >= LEAST and word.casefold() not in COMMON]
+            kept = [word for word in map(_bare, words) if _may_name(word)]
             if kept:
                 yield Name(" ".join(words), frozenset(word.casefold() for word in kept))
 
@@ -115,7 +120,7 @@ def compare(answer: Claims, reference: Claims, question: Claims) -> Comparison:
     missing = [claim.shown for claim in reference.numbers if not _among(claim, (*answer.numbers, *question.numbers))]
     missing += [claim.shown for claim in reference.names if not _among(claim, (*answer.names, *question.names))]
     invented = [name.shown for name in names if not _among(name, reference.names)]
-    contradicted = []
+    contradicted: list[str] = []
     for number in (number for number in numbers if not _among(number, reference.numbers)):
         other = number.measures and any(number.measures == known.measures for known in reference.numbers)
         (contradicted if other else invented).append(number.shown)
@@ -124,7 +129,7 @@ def compare(answer: Claims, reference: Claims, question: Claims) -> Comparison:
     evaded = bool(reference.says) and not answer.says
     if evaded:
         missing.append(reference.says)
-    return Comparison(*(tuple(part) for part in (kept, missing, invented, contradicted)), evaded)
+    return Comparison(tuple(kept), tuple(missing), tuple(invented), tuple(contradicted), evaded)
 
 
 def _among(claim: T, others: Iterable[T]) -> bool:
@@ -138,6 +143,11 @@ def _once(claims: Iterable[T]) -> list[T]:
         if not _among(claim, found):
             found.append(claim)
     return found
+
+
+def _may_name(word: str) -> bool:
+    small = len(word) < LEAST or word.casefold() in COMMON
+    return not small and not YES.fullmatch(word) and not NO.fullmatch(word)
 
 
 def _bare(word: str) -> str:

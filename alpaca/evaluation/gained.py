@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from enum import StrEnum
 
-from alpaca.evaluation.power import share
+from alpaca.evaluation.power import likelier
 from alpaca.evaluation.results import Change, GainParts, Measured
 from alpaca.words import plural
 
@@ -50,24 +50,27 @@ def say_gained(measured: Measured, kind: Gained) -> str:
         return "What it learned could not be measured, because no held-out rows of its own data are at hand."
     if kind == Gained.NOTHING:
         return (
-            f"It did not learn your data: on {plural(domain.rows, 'row')} it had never seen, its answers are no better "
-            f"than the base's{_unseen(domain)}."
+            f"It did not learn your answers: those of {plural(domain.rows, 'row')} it had never seen are no likelier "
+            f"than with the base{_unseen(domain)}."
         )
-    times = f"on {plural(domain.rows, 'row')} it had never seen, the right answers are {_times(domain)}"
+    times = f"those of {plural(domain.rows, 'row')} it had never seen are {_times(domain)}, word by word"
     if kind == Gained.MANNER:
         return (
-            f"It learned only the manner of your answers, not what they say: {times}, word by word, but as much so "
-            "after the question of another row."
+            f"It learned only how your answers are written, not what they say: {times}, but as much so after the "
+            "question of another row."
         )
     if measured.gain is None:
-        return f"It learned your data: {times}, word by word."
-    matter = matter_share(measured.gain)
+        return f"It learned your answers: {times}."
+    matter = about(matter_share(measured.gain))
+    manner = about(1 - matter_share(measured.gain))
     if kind == Gained.MOSTLY_MANNER:
-        return (
-            f"It learned mostly how your answers are written ({1 - matter:.0%} of the gain), less what they say "
-            f"({matter:.0%}): {times}, word by word."
-        )
-    return f"It learned what your answers say ({matter:.0%} of the gain) and how: {times}, word by word."
+        return f"It learned how your answers are written ({manner} of the gain) more than what they say: {times}."
+    return f"It learned what your answers say ({matter} of the gain), and how they are written: {times}."
+
+
+def about(share: float) -> str:
+    """A share for people: 79.4 % is about 80 %."""
+    return f"{5 * round(20 * share)} %"
 
 
 def _times(domain: Change) -> str:
@@ -79,4 +82,4 @@ def _times(domain: Change) -> str:
 def _unseen(domain: Change) -> str:
     """What so few rows could have hidden, where nothing was found."""
     half = (domain.difference.high - domain.difference.low) / 2
-    return f" (so few rows would not show a gain below {share(half)})" if half >= GAIN else ""
+    return f" (so few rows would not show a gain below {likelier(half)})" if half >= GAIN else ""

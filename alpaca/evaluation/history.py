@@ -15,6 +15,8 @@ FILE = "training.json"
 FIELDS = ("loss", "eval_loss", "learning_rate", "tokens_per_second", "memory")  # memory: bytes in use
 LAST = 1 / 3  # of the training: where the held-out loss fell over it by
 FALLING = 0.02  # per token or more, to its end, more training would have helped
+ENGLISH = "English"
+UNFAMILIAR = 1.8  # times as much as English, byte by byte: from there on the base hardly knows a language
 Curve = list[tuple[float, float]]  # step and value
 
 
@@ -26,6 +28,11 @@ class Familiarity:
     rows: float
     english: float
     language: str = ""
+
+    @property
+    def strange(self) -> bool:
+        """Whether the base hardly knows the language of the rows. English is what all are measured by."""
+        return self.times >= UNFAMILIAR and self.language != ENGLISH
 
     @property
     def times(self) -> float:

@@ -37,7 +37,9 @@ def hidden_losses(won: int) -> int:
 def hidden_by_tests(probing: Probing) -> str:
     """A sentence on the largest fall that these tests could hide."""
     if not probing.before:
-        return f"The base passed none of the {plural(probing.asked, 'test')}, so they can't show that something was lost."
+        return (
+            f"The base passed none of the {plural(probing.asked, 'test')}, so they can't show that something was lost."
+        )
     hidden = hidden_losses(probing.won) - probing.won
     if hidden >= probing.before:
         return f"So few tests can't show forgetting: even if all {probing.before} were lost, it could be chance."
@@ -53,8 +55,8 @@ def hidden_by_rows(interval: Interval, rows: int) -> str:
     """A sentence on the smallest change of the loss that these rows would have shown: half the interval's width."""
     half = (interval.high - interval.low) / 2
     return (
-        f"With {plural(rows, 'row')}, a change of the loss by less than about {half:.2f} (answers {share(half)} likelier "
-        "or less likely, word by word) would not have been seen."
+        f"With {plural(rows, 'row')}, a change of the loss by less than about {half:.2f} (answers {likelier(half)} "
+        "likelier or less likely, word by word) would not have been seen."
     )
 
 
@@ -66,6 +68,6 @@ def hidden_by_answers(asked: int, before: int) -> str:
     return f"Of {asked} answers, fewer than {needed} more such ones may be chance."
 
 
-def share(loss: float) -> str:
+def likelier(loss: float) -> str:
     """A difference of loss per token as a change of the likelihood: 0.05 → 5 %."""
     return f"{math.expm1(min(loss, 50)) * 100:.0f} %"

@@ -6,21 +6,17 @@ agree if any meanings of them do. A range agrees with whatever lies in it.
 
 from __future__ import annotations
 
-import calendar
-import datetime
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import regex
 
+from alpaca.evaluation.dates import dates, years
+from alpaca.evaluation.quantity import DATE, Quantity, Span
 from alpaca.evaluation.units import BEFORE, UNITS, measured
 from alpaca.evaluation.vocabulary import COMMON
 
-Span = tuple[float, float]  # from, to; both the same for a single number
-CLOSE = 0.02  # quantities in different units of the same kind agree within this share: people round when they convert
-DAY, DATE, CLOCK = "day of a year", "date", "time of day"
-KNOWN = {DAY, DATE, CLOCK, *(dimension for dimension, _ in UNITS.values())}
 YEARS = range(1000, 2101)  # a bare number among these is taken for a year
 # Words of each number that is often written out, in English, German, French and Spanish. One is mostly an article.
 WORDS = {
@@ -38,90 +34,43 @@ TIMES = {
     1e9: "billion billions milliarde milliarden mrd milliard milliards",
 }  # fmt: skip
 MULTIPLE = {word: factor for factor, words in TIMES.items() for word in words.split()}
-MONTHS = (
-    "january jan januar janvier enero", "february feb februar février febrero", "march mar märz mars marzo",
-    "april apr avril abril", "may mai mayo", "june jun juni juin junio", "july jul juli juillet julio",
-    "august aug août agosto", "september sep sept septembre septiembre", "october oct oktober octobre octubre",
-    "november nov novembre noviembre", "december dec dezember décembre diciembre",
-)  # fmt: skip
-MONTH = {word: number for number, words in enumerate(MONTHS, 1) for word in words.split()}
 HAN = {**{digit: value for value, digit in enumerate("零一二三四五六七八九")}, "〇": 0, "两": 2}
 HAN_TIMES = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
 
 LIST_MARK = regex.compile(r"(?m)^[ \t]*(?:\(?\d{1,2}[.)](?=\s)|\d{1,2}、|[-*•])[ \t]*")
 PERCENT = regex.compile(r"百分之([\d.〇零一二两三四五六七八九十百]+)")
-_MONTH = "|".join(sorted(MONTH, key=len, reverse=True))
-DATES = [
-    regex.compile(r"(?<!\d)(?P<y>\d{4})年(?:(?P<m>\d{1,2})月(?:(?P<d>\d{1,2})[日号])?)?"),
-    regex.compile(r"(?<!\d)(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]"),
-    regex.compile(r"(?<![\d.])(?P<y>\d{4})-(?P<m>\d{2})-(?P<d>\d{2})(?!\d)"),
-    regex.compile(r"(?<![\d.])(?P<d>\d{1,2})[./](?P<m>\d{1,2})[./](?P<y>\d{4})(?!\d)"),
-    regex.compile(rf"(?i)\b(?P<d>\d{{1,2}})(?:st|nd|rd|th|\.)?\s(?:of\s|de\s)?(?P<w>{_MONTH})\b\.?,?(?:\s(?:de\s)?(?P<y>\d{{4}}))?"),
-    regex.compile(rf"(?i)\b(?P<w>{_MONTH})\s(?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b(?:,?\s(?P<y>\d{{4}}))?"),
-    regex.compile(rf"(?i)\b(?P<w>{_MONTH})\s(?:de\s)?(?P<y>\d{{4}})\b"),
-]  # fmt: skip
-TIME = regex.compile(r"(?<![\d:])(?P<h>[01]?\d|2[0-3]):(?P<min>[0-5]\d)(?![\d:])")
 _GROUPED = r"\d{1,3}(?:[ \u00a0\u202f'’]\d{3})+(?:[.,]\d+)?(?!\d)"
 _WORDS = "|".join(sorted(WORD, key=len, reverse=True))
 _ONE = "one ein eine einen einem einer un une uno una".replace(" ", "|")
 _MEASURES = "个年岁月天日周次种条人位只头倍元块名项份家点层成度公千克斤吨米厘毫小分秒"
-_AFTER_ONE = "|".join(sorted((word for word in {*UNITS, *MULTIPLE} if len(word) > 2 and word[0].isalpha()), key=len, reverse=True))
+_AFTER_ONE = "|".join(
+    sorted((word for word in {*UNITS, *MULTIPLE} if len(word) > 2 and word[0].isalpha()), key=len, reverse=True)
+)
 NUMBER = regex.compile(
-    rf"(?<![\p{{Latin}}\p{{Greek}}\p{{Cyrillic}}\d_.,]|\p{{L}}-)(?:(?<digits>(?<sign>(?<![^\s(])[-−])?(?:{_GROUPED}|\d+(?:[.,]\d+)*)(?<half>½)?)"
-    rf"|(?i:(?<word>(?:{_WORDS})(?:[-\s](?:{_WORDS}|one))?))(?![\p{{L}}\d])|(?i:(?<one>{_ONE})(?=[-\s](?:{_AFTER_ONE})\b))"
+    r"(?<![\p{Latin}\p{Greek}\p{Cyrillic}\d_.,]|\p{L}-)(?:"
+    rf"(?<digits>(?<sign>(?<![^\s(])[-−])?(?:{_GROUPED}|\d+(?:[.,]\d+)*)(?<half>½)?)"
+    rf"|(?i:(?<word>(?:{_WORDS})(?:[-\s](?:{_WORDS}|one))?))(?![\p{{L}}\d])"
+    rf"|(?i:(?<one>{_ONE})(?=[-\s](?:{_AFTER_ONE})\b))"
     rf"|(?<han>[〇零一二两三四五六七八九十百千万亿]+)(?=[{_MEASURES}%％]))"
-)  # fmt: skip
+)
 UNIT = regex.compile(
     r"(?i)[-\s\u202f]?(" + "|".join(map(regex.escape, sorted(UNITS, key=len, reverse=True))) + r")(?![\p{Latin}\d])"
 )
-NO_NOUN = "|".join(sorted(COMMON | set("bis oder ou und et will would may must should could might has had were".split())))
-NOUN = regex.compile(rf"(?i)[-\s\u202f]?(?:个?(\p{{Han}})|(?!(?:{NO_NOUN})\b)([\p{{L}}\p{{M}}]{{2,}}))")
+VERBS = ("will", "would", "may", "must", "should", "could", "might", "has", "had", "were")
+NO_NOUN = "|".join(sorted(COMMON | {"bis", "oder", "ou", "und", "et", *VERBS}))
+NOUN = regex.compile(rf"(?i)[-\s\u202f]?(?:个?((?![至到或和与])\p{{Han}})|(?!(?:{NO_NOUN})\b)([\p{{L}}\p{{M}}]{{2,}}))")
 RANGE = regex.compile(r"(?i)\s*(?:-|–|—|~|～|to|bis|à|a|至|到|or|oder|ou|o|或)\s*")
 BETWEEN = regex.compile(r"(?i)\b(?:between|zwischen|entre)(?:\s\p{L}+)?\s*$")
 AND = regex.compile(r"(?i)\s*(?:and|und|et|y)\s*")
-
-
-@dataclass(frozen=True)
-class Quantity:
-    """A number with its unit as `shown` in the text.
-
-    `spans`: all that it may mean, in the first unit of `measures`, which is what the unit measures, or the word that
-    follows, or nothing; `unit` is that as it stands, and `plain` the spans without it.
-    """
-
-    shown: str
-    spans: tuple[Span, ...]
-    measures: str = ""
-    unit: str = ""
-    plain: tuple[Span, ...] = ()
-
-    def agrees(self, other: Quantity) -> bool:
-        """Whether both may be the same. Where not both have a known unit, the bare numbers must be the same."""
-        if self.measures == other.measures:
-            close = 0.0 if self.unit == other.unit else CLOSE
-            return any(_agree(a, b, close) for a in self.spans for b in other.spans)
-        if self.measures in KNOWN and other.measures in KNOWN:
-            return False
-        return any(_agree(a, b, 0.0) and (a[1] - a[0] == b[1] - b[0]) for a in self._bare for b in other._bare)
-
-    @property
-    def _bare(self) -> tuple[Span, ...]:
-        return self.plain or self.spans
 
 
 def quantities(text: str) -> list[Quantity]:
     """The numbers and dates of a text, in order. Numbers that count the lines of a list are none."""
     text = _plain(text)
     found: list[tuple[int, Quantity]] = []
-    for pattern in DATES:
-        for match in pattern.finditer(text):
-            if (date := _date(match)) is not None:
-                found.append((match.start(), date))
-                text = text[: match.start()] + " " * len(match[0]) + text[match.end() :]
-    for match in TIME.finditer(text):
-        minutes = float(60 * int(match["h"]) + int(match["min"]))
-        found.append((match.start(), Quantity(match[0], ((minutes, minutes),), CLOCK)))
-    text = TIME.sub(lambda match: " " * len(match[0]), text)
+    for start, end, date in dates(text):
+        found.append((start, date))
+        text = text[:start] + " " * (end - start) + text[end:]
     found += [(start, quantity) for start, _, quantity in _ranges(text, list(_numbers(text)))]
     return [quantity for _, quantity in sorted(found, key=lambda pair: pair[0])]
 
@@ -141,34 +90,6 @@ def _digit(letter: str) -> str:
     return {"．": ".", "％": "%", "٫": ".", "٬": ",", "：": ":"}.get(letter, letter)
 
 
-# --- dates --------------------------------------------------------------------------------------------------------
-def _date(match: regex.Match[str]) -> Quantity | None:
-    """A day of a year, a day, a month or a year; where day and month may be the other way round, either."""
-    parts = match.groupdict()
-    year = int(parts["y"]) if parts.get("y") else None
-    month = MONTH[parts["w"].casefold()] if parts.get("w") else int(parts["m"]) if parts.get("m") else None
-    day = int(parts["d"]) if parts.get("d") else None
-    orders = [(month, day)]
-    if "/" in match[0] and month is not None and day is not None:
-        orders.append((day, month))
-    spans = tuple(span for m, d in orders if (span := _span(year, m, d)) is not None)
-    return Quantity(match[0].strip(), spans, DATE if year else DAY) if spans else None
-
-
-def _span(year: int | None, month: int | None, day: int | None) -> Span | None:
-    if month is not None and not 1 <= month <= 12:
-        return None
-    try:
-        if year is None:
-            number = float(datetime.date(2000, month or 1, day or 1).toordinal())
-            return number, number
-        first = datetime.date(year, month or 1, day or 1)
-        last = datetime.date(year, month or 12, day or calendar.monthrange(year, month or 12)[1])
-    except ValueError:
-        return None
-    return float(first.toordinal()), float(last.toordinal())
-
-
 # --- numbers ------------------------------------------------------------------------------------------------------
 def _numbers(text: str) -> Iterator[tuple[int, int, Quantity]]:
     """(where it begins, where its unit ends, the number with its unit)."""
@@ -179,13 +100,15 @@ def _numbers(text: str) -> Iterator[tuple[int, int, Quantity]]:
         end = match.end()
         if half := regex.match(r"(?i)\s(?:and a half|einhalb|et demie?|y medi[ao])\b", text[end:]):
             end, values = end + half.end(), [value + 0.5 for value in values]
-        while multiple := regex.match(r"[\s\u202f]?(\p{Han}|[\p{L}--\p{Han}]+)\.?(?V1)", text[end:]):
+        while multiple := regex.match(
+            r"[\s\u202f]?(\p{Han}|[\p{L}--\p{Han}]+)(?:(?<=(?i:mio|mrd))\.)?(?V1)", text[end:]
+        ):
             factor = MULTIPLE.get(multiple[1].casefold())
             if factor is None:
                 break
             end, values = end + multiple.end(), [value * factor for value in values]
         if match["digits"] and (decade := regex.match(r"s\b", text[end:])) and values[0] in YEARS:  # the 1830s
-            yield match.start(), end + 1, _years(match[0] + decade[0], values[0], values[0] + 9)
+            yield match.start(), end + 1, years(match[0] + decade[0], values[0], values[0] + 9)
             continue
         if match["digits"] and (ordinal := regex.match(r"(?:st|nd|rd|th|er|e|º|ª)\b", text[end:])):
             end += ordinal.end()
@@ -247,7 +170,7 @@ def _with_unit(text: str, start: int, end: int, values: list[float]) -> tuple[in
         shown = text[start : end + unit.end()]
         return start, end + unit.end(), _measured(shown, values, unit[1].casefold())
     if text[start:end].isdecimal() and end - start == 4 and values[0] in YEARS:
-        return start, end, _years(shown, values[0], values[0])
+        return start, end, years(shown, values[0], values[0])
     spans = _single(values)
     if noun := NOUN.match(text[end:]):
         name = (noun[1] or noun[2]).casefold()
@@ -262,11 +185,6 @@ def _measured(shown: str, values: list[float], unit: str) -> Quantity:
 
 def _single(values: Iterable[float]) -> tuple[Span, ...]:
     return tuple((value, value) for value in values)
-
-
-def _years(shown: str, first: float, last: float) -> Quantity:
-    start, end = datetime.date(int(first), 1, 1), datetime.date(int(last), 12, 31)
-    return Quantity(shown, ((float(start.toordinal()), float(end.toordinal())),), DATE)
 
 
 def _singular(noun: str) -> str:
@@ -307,10 +225,3 @@ def _in_unit_of(earlier: Quantity, later: Quantity) -> tuple[Span, Span] | None:
         return None
     value = measured(low[0], later.unit)[1] if later.unit in UNITS else low[0]
     return (value, value), bare
-
-
-def _agree(one: Span, other: Span, close: float) -> bool:
-    """Whether a number lies in a range, or two ranges have half of the shorter one in common."""
-    room = close * max(map(abs, (*one, *other))) + 1e-9
-    shared = min(one[1], other[1]) - max(one[0], other[0])
-    return shared >= min(one[1] - one[0], other[1] - other[0]) / 2 - room

@@ -22,7 +22,7 @@ KIND_NAMES = {
     "arithmetic": "arithmetic", "logic": "logic", "knowledge": "common knowledge", "format": "following a format",
     "identity": "saying what it is",
 }  # fmt: skip
-QUOTED = 60  # characters of a question or an answer
+QUOTED = 45  # characters of a question or an answer
 
 
 class Forgetting(IntEnum):
@@ -79,10 +79,10 @@ def _tests_sign(probing: Probing) -> Sign:
         hidden = hidden_losses(won) if probing.before else probing.asked
         missed = f"a fall by {plural(hidden, 'test')} of {probing.asked}"
         return Sign(Forgetting.NOTHING, f"of {plural(probing.asked, 'small test')} the base {kept}", missed)
-    says = f"it lost {lost} of the {plural(probing.before, 'small test')} that the base passed"
+    says = f"{lost} of the {plural(probing.before, 'small test')} that the base passed {_are(lost)} lost"
     says += _example(probing.examples)
     if won:
-        says += f", and won {plural(won, 'other')}"
+        says += f", {won} {'others' if won > 1 else 'other'} won"
     if lost > won and not is_chance(lost, won):
         return Sign(_grade(lost / probing.before, PROBES_LOST), says)
     return Sign(Forgetting.UNSURE, says)
@@ -91,7 +91,12 @@ def _tests_sign(probing: Probing) -> Sign:
 def _of_kind(score: KindScore, probing: Probing) -> str:
     example = _example([sample for sample in probing.examples if sample.kind == score.kind])
     what = KIND_NAMES.get(score.kind, score.kind)
-    return f"it lost {score.lost} of the {plural(score.before, 'test')} of {what} that the base passed{example}"
+    of = f"{score.lost} of the {plural(score.before, 'test')} of {what} that the base passed"
+    return f"{of} {_are(score.lost)} lost{example}"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def _example(lost: Sequence[Sample]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from alpaca.evaluation.advice import KEPT, advise, hints
 from alpaca.evaluation.gained import GAIN, Gained, gained, say_gained
 from alpaca.evaluation.history import History
-from alpaca.evaluation.results import Measured, ScalePoint
+from alpaca.evaluation.results import Facts, Measured, ScalePoint
 from alpaca.evaluation.signs import Forgetting, Sign, signs_of
 from alpaca.words import joined, plural
 
@@ -55,15 +55,14 @@ def judge(measured: Measured, replay_ratio: float | None, history: History | Non
     kind, signs = gained(measured), signs_of(measured)
     forgetting = max(sign.grade for sign in signs)
     untested = _untested(measured)
-    proved = not untested and _holds(measured)
     return Verdict(
         learned=None if kind == Gained.UNKNOWN else kind != Gained.NOTHING,
         gained=kind,
         forgetting=forgetting,
         improved=say_gained(measured, kind),
         forgotten=_forgotten(signs, forgetting),
-        advice=advise(measured, kind, forgetting, proved),
-        mark=_mark(kind, forgetting, proved),
+        advice=advise(measured, kind, forgetting, proved=not untested),
+        mark=_mark(kind, forgetting, proved=not untested),
         hints=hints(measured, kind, forgetting, history or History(), replay_ratio),
         tested=_tested(measured),
         untested=untested,
@@ -91,11 +90,11 @@ def _forgotten(signs: Sequence[Sign], forgetting: Forgetting) -> str:
         return f"Nothing was found to be forgotten: {joined(sign.says for sign in signs)}.{hidden}"
     worst = sorted((sign for sign in signs if sign.grade), key=lambda sign: -sign.grade)
     told = [sign for sign in worst if sign.grade > Forgetting.UNSURE][:MOST_SIGNS] or worst[:1]
-    chance = "; so few may be chance" if forgetting == Forgetting.UNSURE else ""
+    chance = ": that may be chance" if forgetting == Forgetting.UNSURE else ""
     return f"{HOW_MUCH[forgetting]}: {joined(sign.says for sign in told)}{chance}."
 
 
-def _mark(kind: Gained, forgetting: Forgetting, proved: bool) -> str:
+def _mark(kind: Gained, forgetting: Forgetting, *, proved: bool) -> str:
     if kind == Gained.NOTHING or forgetting == Forgetting.MUCH:
         return BAD
     whole = kind in (Gained.MATTER, Gained.MOSTLY_MANNER) and forgetting == Forgetting.NOTHING
@@ -110,8 +109,8 @@ def _tested(measured: Measured) -> list[str]:
         found.append("how much of that is manner, and how much matter")
     if (facts := measured.facts) is not None:
         found.append(
-            f"numbers, names, yes and no in {plural(facts.answers, 'answer')}; in {facts.checked} of them the reference "
-            "has any"
+            f"numbers, names, yes and no in {plural(facts.answers, 'answer')}, against those in {facts.checked} of the "
+            "references"
         )
     found.append(f"how likely the right answers to {plural(measured.general.rows, 'general question')} are")
     if measured.probing is not None:
@@ -123,9 +122,8 @@ def _tested(measured: Measured) -> list[str]:
 
 def _untested(measured: Measured) -> list[str]:
     found = []
-    facts = measured.facts
-    if facts is None or facts.checked < max(FEWEST_CHECKED, facts.answers):
-        found.append("whether what its answers say is true, beyond numbers, names, yes and no")
+    if not _proved(measured.facts):
+        found.append(_unread(measured.facts))
     if measured.domain is None:
         found.append("whether it learned anything")
     elif measured.gain is None:
@@ -137,7 +135,19 @@ def _untested(measured: Measured) -> list[str]:
     return found
 
 
-def _holds(measured: Measured) -> bool:
-    """Whether every number and name that was checked is as in the references."""
-    facts = measured.facts
-    return facts is not None and facts.adapter.missing == facts.adapter.wrong == 0
+def _unread(facts: Facts | None) -> str:
+    """That truth was not tested, and what the check of numbers and names came to instead."""
+    if facts is None:
+        return "whether what its answers say is true"
+    found = "whether what its answers say is true: only their numbers and names were compared with those of your rows"
+    if facts.adapter.expected:
+        found += f", of which they have {facts.adapter.kept} of {facts.adapter.expected}"
+        found += f" (the base: {facts.base.kept})"
+    return found
+
+
+def _proved(facts: Facts | None) -> bool:
+    """Whether there was something to check in every answer, and all of it is as in the references."""
+    if facts is None or facts.checked < max(FEWEST_CHECKED, facts.answers):
+        return False
+    return facts.adapter.missing == facts.adapter.wrong == 0

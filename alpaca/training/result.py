@@ -21,6 +21,7 @@ from alpaca.adapter.card import CARD, Card
 from alpaca.adapter.folder import ASIDE, WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
+from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
@@ -41,6 +42,7 @@ class Outcome:
     seconds: float
     peak_memory: int  # bytes
     file_loss: FileLoss | None = None
+    familiar: Familiarity | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,8 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
     losses: dict[str, Any] = {"validation_before": outcome.loss_before, "validation_after": outcome.loss_after}
     if outcome.file_loss is not None:
         losses["validation_file"] = dataclasses.asdict(outcome.file_loss)
+    if outcome.familiar is not None:
+        losses["per_byte"] = dataclasses.asdict(outcome.familiar)
     return Card(
         base_model=plan.base_name,
         base_fingerprint=plan.fingerprint,
