@@ -173,8 +173,11 @@ def _sweep_parts(sweep: Sweep) -> list[Html]:
         has = point.domain is not None and base.domain is not None
         kept = f"{(base.domain - point.domain) / gain:.0%}" if has and gain > 0 else "–"  # type: ignore[operator]
         domain = f"{point.domain:.3f}" if has else "–"
-        rows.append([f"{point.scale:g}", domain, kept, f"{point.general:.3f}", f"{point.general - base.general:+.3f}"])
-    head = ["adapter_scale", "loss, held-out rows", "gain kept", "loss, general rows", "change"]
+        parts = [f"{part:+.2f}" for part in (point.manner, point.matter) if part is not None]
+        general = [f"{point.general:.3f}", f"{point.general - base.general:+.3f}"]
+        rows.append([f"{point.scale:g}", domain, kept, *parts, *general])
+    split = ["of it manner", "matter"] if base.manner is not None else []
+    head = ["adapter_scale", "loss, held-out rows", "gain kept", *split, "loss, general rows", "change"]
     advice = "No scale is recommended, because nothing was gained or no held-out rows are at hand."
     if sweep.recommended is not None:
         advice = (f"Recommended: {sweep.recommended:g}, the scale with the lowest general loss among those that keep "
