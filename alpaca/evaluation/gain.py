@@ -62,12 +62,12 @@ def gain_parts(before: Answers, after: Answers, rows: ForeignRows) -> GainParts:
     """Manner and matter of a gain in loss per token, with their intervals over rows."""
     counts = before.counts.tolist()
     manner = paired_difference(after.foreign.tolist(), before.foreign.tolist(), counts)
-    told = [(found.foreign - found.own).tolist() for found in (before, after)]
+    was, now = ((found.foreign - found.own).tolist() for found in (before, after))
     return GainParts(
         rows=len(counts),
         others=int(rows.ranks.max()) + 1,
         manner=manner,
-        matter=paired_difference(*told, counts),
+        matter=paired_difference(was, now, counts),
         foreign_before=before.foreign_mean,
         foreign_after=after.foreign_mean,
         told_before=before.told,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +28,7 @@ from alpaca.evaluation.results import Change, Drift, GainParts, KindScore, Measu
 from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
 from alpaca.evaluation.sets import Domain, General
 from alpaca.evaluation.vocabulary import learn_vocabulary
-from alpaca.packed.scoring import ScoringModel
+from alpaca.packed.scoring import ScoringModel, seconds_per_token
 from alpaca.progress import Say, progress
 from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
@@ -157,7 +156,7 @@ def _plan(
     model: ScoringModel, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
 ) -> LossPlan:
     """How many rows are measured at which scales, by the speed of a few rows."""
-    pace = 0.0 if budget.seconds is None else _seconds_per_token(model, theirs)
+    pace = 0.0 if budget.seconds is None else seconds_per_token(model, theirs)
     left = budget.left()
     seconds = None if left is None else left - pace * 2 * sum(map(len, own))
     return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
@@ -180,15 +179,6 @@ def _own_answers(subject: Subject, asked: Sequence[Asked]) -> list[Encoded]:
 
 def _encode(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
     return encode_examples(subject.tokenizer, subject.template, examples, cutoff_len=subject.cutoff_len).examples
-
-
-def _seconds_per_token(model: ScoringModel, rows: Sequence[Encoded]) -> float:
-    """Of a forward pass, measured on a few rows after a warm-up."""
-    few = rows[:8]
-    row_losses(model, few)
-    started = time.monotonic()
-    row_losses(model, few)
-    return (time.monotonic() - started) / sum(len(row) for row in few)
 
 
 def _change(before: RowLosses, after: RowLosses) -> Change:

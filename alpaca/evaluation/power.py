@@ -43,7 +43,7 @@ def hidden_by_tests(probing: Probing) -> str:
     hidden = hidden_losses(probing.won) - probing.won
     if hidden >= probing.before:
         return f"So few tests can't show forgetting: even if all {probing.before} were lost, it could be chance."
-    points = 100 * hidden / probing.asked
+    points = 100 * hidden / probing.asked + 1e-9  # 12.5 is about 13
     beside = f" beside the {probing.won} that were won" if probing.won else ""
     return (
         f"With {probing.asked} tests, a fall of up to {plural(hidden, 'test')} ({points:.0f} points) could hide: "

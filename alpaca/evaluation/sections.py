@@ -116,17 +116,16 @@ def sweep(found: Findings) -> Html:
 def _sweep_parts(sweep: Sweep) -> list[Html]:
     base, full = sweep.points[0], sweep.points[-1]
     gain = 0.0 if base.domain is None or full.domain is None else base.domain - full.domain
-    split = any(point.matter is not None for point in sweep.points)
     rows = []
     for point in sweep.points:
         has = point.domain is not None and base.domain is not None
         kept = f"{(base.domain - point.domain) / gain:.0%}" if has and gain > 0 else "–"  # type: ignore[operator]
         domain = f"{point.domain:.2f}" if has else "–"
-        rows.append([f"{point.scale:g}", domain, kept, f"{point.general:.2f}", f"{point.general - base.general:+.2f}"])
-        if split:
-            rows[-1].append("–" if point.matter is None else f"{point.matter:+.2f}")
-    head = ["adapter_scale", "loss, held-out rows", "gain kept", "loss, general rows", "change"]
-    head += ["gain in matter"] if split else []
+        parts = [f"{part:+.2f}" for part in (point.manner, point.matter) if part is not None]
+        general = [f"{point.general:.2f}", f"{point.general - base.general:+.2f}"]
+        rows.append([f"{point.scale:g}", domain, kept, *parts, *general])
+    split = ["of it manner", "matter"] if base.manner is not None else []
+    head = ["adapter_scale", "loss, held-out rows", "gain kept", *split, "loss, general rows", "change"]
     advice = "No scale is recommended, because nothing was gained or no held-out rows are at hand."
     if sweep.recommended is not None:
         advice = (f"Recommended: {sweep.recommended:g}, the scale with the lowest general loss among those that keep "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class PackedModel(nn.Module):
     def __init__(self, peft: PeftModel | PreTrainedModel) -> None:
         """`peft` is the base with an adapter; the base alone will do where nothing is trained."""
         super().__init__()
-        self.peft: Any = peft
+        self.peft = cast("PeftModel", peft)  # who scores the base alone asks for `base` only
         base = self.base
         self.config: Any = base.config
         self._no_split_modules = base._no_split_modules  # what FSDP wraps when it isn't told

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpaca.evaluation.budget import (
+    FEW_OTHERS,
     FEW_SCALES,
+    LEAST_OTHERS,
     LEAST_ROWS,
     MOST_DOMAIN,
+    OTHERS,
     SCALES,
     Budget,
     affordable,
@@ -64,3 +67,11 @@ def test_a_budget_counts_down_to_nothing() -> None:
     assert Budget(None).left() is None
     assert Budget(10, started=Budget(10).started - 60).left() == 0
     assert 0 < (Budget(1000).left(0.5) or 0) <= 500
+
+
+def test_other_questions_are_given_up_before_rows_are() -> None:
+    lengths = [100] * 60, [60] * 118
+    cost = plan_tokens(plan_losses(*lengths, 0.001, None), *lengths) * 0.001
+    plans = [plan_losses(*lengths, 0.001, cost * share) for share in (1.0, 0.8, 0.1)]
+    assert [plan.others for plan in plans] == [OTHERS, FEW_OTHERS, LEAST_OTHERS]
+    assert (plans[1].domain, plans[1].general) == (60, 118) and plans[2].domain == LEAST_ROWS
