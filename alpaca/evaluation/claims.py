@@ -13,6 +13,7 @@ from typing import TypeVar
 import regex
 
 from alpaca.data.languages import language_of
+from alpaca.evaluation.dates import MONTH
 from alpaca.evaluation.quantities import quantities
 from alpaca.evaluation.quantity import Quantity
 from alpaca.evaluation.vocabulary import COMMON
@@ -146,7 +147,7 @@ def _once(claims: Iterable[T]) -> list[T]:
 
 
 def _may_name(word: str) -> bool:
-    small = len(word) < LEAST or word.casefold() in COMMON
+    small = len(word) < LEAST or word.casefold() in COMMON or word.casefold() in MONTH
     return not small and not YES.fullmatch(word) and not NO.fullmatch(word)
 
 

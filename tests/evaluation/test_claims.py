@@ -10,7 +10,7 @@ from alpaca.evaluation.results import Sample
 from tests.evaluation.measured import measured
 
 WORDS = Lexicon(["The people who keep them write that no animal was ever weighed there, and it is additionally so.",
-                 "about, rund, clip, how, who, very, never, always, those"])  # fmt: skip
+                 "about, rund, am, they, clip, how, who, very, never, always, those"])  # fmt: skip
 
 
 def compared(answer: str, reference: str, question: str = "") -> Comparison:

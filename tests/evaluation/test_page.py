@@ -163,7 +163,7 @@ def test_numbers_are_json_that_any_program_reads() -> None:
     assert again["outlook"] == {"still_falling": 1.0, "per_byte": {"rows": 2.0, "english": 1.0, "times": 2.0,
                                 "language": again["outlook"]["per_byte"]["language"]}}  # fmt: skip
     assert again["general"]["difference"]["low"] == pytest.approx(-0.01)
-    assert again["sweep"]["points"][1] == {"scale": 0.5, "domain": 2.3, "general": 2.0}
+    assert {"scale": 0.5, "domain": 2.3, "general": 2.0}.items() <= again["sweep"]["points"][1].items()
 
 
 def test_a_figure_is_drawn_of_whatever_there_is() -> None:
