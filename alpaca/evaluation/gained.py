@@ -53,14 +53,14 @@ def say_gained(measured: Measured, kind: Gained) -> str:
             f"It did not learn your answers: those of {plural(domain.rows, 'row')} it had never seen are no likelier "
             f"than with the base{_unseen(domain)}."
         )
-    times = f"those of {plural(domain.rows, 'row')} it had never seen are {_times(domain)}, word by word"
+    times = f"the right answers of {plural(domain.rows, 'unseen row')} became {_times(domain)}, word by word"
     if kind == Gained.MANNER:
         return (
             f"It learned only how your answers are written, not what they say: {times}, but as much so after the "
             "question of another row."
         )
     if measured.gain is None:
-        return f"It learned your answers: {times}."
+        return f"It learned your data: {times}."
     matter = about(matter_share(measured.gain))
     manner = about(1 - matter_share(measured.gain))
     if kind == Gained.MOSTLY_MANNER:

@@ -38,12 +38,12 @@ def article(sample: Sample) -> Html:
     """A question with its reference and both answers."""
     differs = sample.differs
     columns = [
-        ("Your row" if not sample.kind else "Right", sample.reference, []),
-        ("Base", sample.base, []),
+        ("Reference" if differs is None else "Your row", sample.reference, []),
         ("Adapter", sample.adapter, [] if differs is None else [
             ("your row says otherwise", differs.contradicted), ("not in your row", differs.invented),
             ("only in your row", differs.missing),
         ]),
+        ("Base", sample.base, []),
     ]  # fmt: skip
     inner = concat(
         Html("<div><h4>{}</h4>{}{}</div>").format(name, passage(text), _marked(marks)) for name, text, marks in columns

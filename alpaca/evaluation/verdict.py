@@ -90,7 +90,7 @@ def _forgotten(signs: Sequence[Sign], forgetting: Forgetting) -> str:
         return f"Nothing was found to be forgotten: {joined(sign.says for sign in signs)}.{hidden}"
     worst = sorted((sign for sign in signs if sign.grade), key=lambda sign: -sign.grade)
     told = [sign for sign in worst if sign.grade > Forgetting.UNSURE][:MOST_SIGNS] or worst[:1]
-    chance = ": that may be chance" if forgetting == Forgetting.UNSURE else ""
+    chance = ", which may be chance" if forgetting == Forgetting.UNSURE else ""
     return f"{HOW_MUCH[forgetting]}: {joined(sign.says for sign in told)}{chance}."
 
 

@@ -15,6 +15,7 @@ from alpaca.data.split import EXACT, NEAR
 from alpaca.errors import BadCheckpoint
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin
+NEXT = "next-run"  # the folder of what is trained while the output folder holds an adapter
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
 SINCE: dict[str, Any] = {"split": EXACT}  # what was so in every run before there was a setting for it
@@ -56,6 +57,11 @@ def finish(output: Path, step: int, *, best: str | None, keep: int) -> None:
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------
+def latest_run(output: Path) -> Path:
+    """Where the run is that was begun last in an output folder, and so the checkpoint to resume."""
+    return output / NEXT if (output / NEXT).is_dir() else output
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest step first. Half-written ones have other names and are not among them."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]

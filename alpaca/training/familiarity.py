@@ -71,8 +71,8 @@ def _loss_per_byte(plan: Plan, trainer: PackedTrainer, examples: Sequence[Exampl
 
 def _trained_bytes(plan: Plan, row: Encoded) -> int:
     """Bytes of the text that carries labels; what ends a turn is not text."""
-    pieces = (plan.tokenizer.decode(row.input_ids[start:end], skip_special_tokens=True) for start, end in row.trained)
-    return sum(len(piece.encode()) for piece in pieces)
+    pieces = [plan.tokenizer.decode(row.input_ids[start:end], skip_special_tokens=True) for start, end in row.trained]
+    return sum(len(str(piece).encode()) for piece in pieces)
 
 
 def _main_language(rows: Sequence[Example]) -> str:

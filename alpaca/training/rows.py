@@ -19,9 +19,8 @@ from alpaca.progress import Say
 from alpaca.prompts.encode import EncodedSet, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.template import Template
-from alpaca.training.checkpoints import split_rule
+from alpaca.training.checkpoints import latest_run, split_rule
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.output_folder import latest_run
 from alpaca.training.validation_file import ValidationFile, read_validation_file
 from alpaca.words import tagged
 

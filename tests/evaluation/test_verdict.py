@@ -22,7 +22,7 @@ PROVED = {"gain": gain(0.3, 0.7), "facts": facts(kept=14)}
 @pytest.mark.parametrize(
     ("changes", "kind", "says"),
     [
-        ({}, Gained.UNSPLIT, "It learned your answers: those of 40 rows it had never seen are 2.7 times as likely"),
+        ({}, Gained.UNSPLIT, "It learned your data: the right answers of 40 unseen rows became 2.7 times as likely"),
         ({"gain": gain(0.8, 0.2)}, Gained.MOSTLY_MANNER, "how your answers are written (80 % of the gain) more than"),
         ({"gain": gain(0.3, 0.7)}, Gained.MATTER, "It learned what your answers say (70 % of the gain)"),
         ({"gain": gain(-0.1, 1.1)}, Gained.MATTER, "what your answers say (100 % of the gain)"),
@@ -86,7 +86,7 @@ def test_losses_that_are_hidden_behind_what_was_won_are_counted_and_the_worst_is
     assert verdict.forgetting == Forgetting.UNSURE
     assert "5 of the 18 small tests that the base passed are lost" in verdict.forgotten
     assert "(“What is the capital of France?” – “Lyon is.”), 10 others won" in verdict.forgotten
-    assert verdict.forgotten.endswith("that may be chance.")
+    assert verdict.forgotten.endswith("which may be chance.")
 
 
 def test_the_interval_decides_the_word_whatever_the_difference() -> None:
