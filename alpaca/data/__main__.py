@@ -18,6 +18,7 @@ from alpaca.words import plural
 if TYPE_CHECKING:
     from alpaca.data.check import Check
     from alpaca.data.fix import Mended
+    from alpaca.data.misfits import Matter
     from alpaca.data.scan import Scan
     from alpaca.data.yardstick import Yardstick
 
@@ -25,6 +26,7 @@ MANY = 5000  # rows from which the look takes seconds
 EPILOG = """\
 examples:
   python -m alpaca.data mine.jsonl                         is it fit to train, and what is odd in it?
+  python -m alpaca.data mine.jsonl --base_model weights/smollm2-135m-instruct      do the answers fit their questions?
   python -m alpaca.data mine.jsonl --plot lengths.png      lengths as a picture too
   python -m alpaca.data mine.jsonl --fix better.jsonl      write what can be mended
   python -m alpaca.data mine.jsonl --preview 3             what is trained and what is masked, token by token
@@ -42,7 +44,10 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     out.add_argument("file", metavar="FILE", help=".json, .jsonl, .csv or .parquet, or the id of a data set of the hub")
     out.add_argument("--base_model", default="", metavar="BASE",
-                     help="as for finetune.py; without any base, lengths are characters")  # fmt: skip
+                     help="as for finetune.py; without any base, lengths are characters; one that is named here is "
+                          "also asked which answers do not fit their questions")  # fmt: skip
+    out.add_argument("--fit_rows", type=int, default=500, metavar="N",
+                     help="with --base_model: how many rows to ask it about (default: 500; 0: none)")  # fmt: skip
     out.add_argument("--prompt_template_name", default="auto", metavar="NAME", help="as for finetune.py")
     out.add_argument(
         "--cutoff_len", type=int, default=1024, metavar="TOKENS", help="as for finetune.py (default: 1024)"
@@ -68,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.preview is not None or options.html:
         _preview(options)
         return
+    if options.fit_rows < 0:
+        raise BadSetting(f"--fit_rows is {options.fit_rows}: give a number of rows, or 0 for none")
     targets = _targets(options)
     from alpaca.data.check import check_rows
     from alpaca.data.columns import parse_columns
@@ -78,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
         say_aside(f"looking at {scan.rows_read} rows …")
-    check = check_rows(scan, yardstick, why_none)
+    check = check_rows(scan, yardstick, why_none, _matter(options, scan, yardstick))
     mended = mend(scan) if options.fix else None
     _print(check, yardstick, mended)
     if "--plot" in targets and check.trainable:
@@ -123,6 +130,16 @@ def _yardstick(options: argparse.Namespace) -> tuple[Yardstick | None, str]:
         if options.base_model or os.environ.get("BASE_MODEL"):
             raise
         return None, f"no tokens: {error.message.partition('. ')[0]}; name a base with --base_model"
+
+
+def _matter(options: argparse.Namespace, scan: Scan, yardstick: Yardstick | None) -> Matter | None:
+    """What a base that was named says of the rows; it costs minutes, so that one that is only there is not asked."""
+    examples = scan.trainable()
+    if not (options.base_model and options.fit_rows and yardstick and examples):
+        return None
+    from alpaca.data.misfits import measure_matter
+
+    return measure_matter(examples, yardstick, options.fit_rows, say_aside)
 
 
 def _print(check: Check, yardstick: Yardstick | None, mended: Mended | None) -> None:

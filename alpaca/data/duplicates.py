@@ -44,7 +44,7 @@ def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     exact = _groups((example.key(), number) for number, example in enumerate(examples))
     copies = {number for group in exact for number in group[1:]}
     distinct = [number for number in range(len(examples)) if number not in copies]
-    texts = [_question_and_answer(examples[number]) for number in distinct]
+    texts = [question_and_answer(examples[number]) for number in distinct]
     near = [[distinct[member] for member in group] for group in _near(texts)]
     known = {number: group[0] for group in near for number in group}
     same = _groups((texts[place][0], number) for place, number in enumerate(distinct))
@@ -60,9 +60,19 @@ def _groups(keyed: Iterable[tuple[str, int]]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _question_and_answer(example: Example) -> tuple[str, str]:
-    asked = [example.system, example.tools, *(text for turn in example.turns for text in turn.given)]
-    return _plain(asked), _plain(text for turn in example.turns for text in turn.written)
+def question_and_answer(example: Example) -> tuple[str, str]:
+    """What is compared of a row, each without what doesn't matter."""
+    return question_of(example), answer_of(example)
+
+
+def question_of(example: Example) -> str:
+    """What a row gives, without what doesn't matter."""
+    return _plain([example.system, example.tools, *(text for turn in example.turns for text in turn.given)])
+
+
+def answer_of(example: Example) -> str:
+    """What a row answers, without what doesn't matter."""
+    return _plain(text for turn in example.turns for text in turn.written)
 
 
 def _plain(texts: Iterable[str]) -> str:
@@ -86,7 +96,7 @@ def _near(texts: Sequence[tuple[str, str]]) -> list[list[int]]:
 
     for one, other in _candidates(signatures):
         first, second = sorted((root(one), root(other)))
-        if first != second and _alike(texts[one], texts[other]):
+        if first != second and alike(texts[one], texts[other]):
             leader[second] = first
     return _groups((str(root(number)), number) for number in range(len(texts)))
 
@@ -116,13 +126,13 @@ def _candidates(signatures: np.ndarray) -> Iterable[tuple[int, int]]:
     return map(tuple, found[agree >= LIKELY * HASHES].tolist())
 
 
-def _shingles(text: str) -> np.ndarray:
+def shingles(text: str) -> np.ndarray:
     """A 64-bit number for each window of SHINGLE bytes; one for a shorter text."""
     import numpy as np
 
-    data = np.frombuffer(text.encode("utf-8", "replace").ljust(SHINGLE, b"\0"), dtype=np.uint8)
-    windows = np.lib.stride_tricks.sliding_window_view(data, SHINGLE)
-    return np.ascontiguousarray(windows).view(np.uint64).ravel()
+    data = text.encode("utf-8", "replace").ljust(SHINGLE, b"\0")
+    windows: np.ndarray = np.ndarray(len(data) - SHINGLE + 1, np.uint64, data, strides=(1,))
+    return windows.copy()
 
 
 def _signature(text: str) -> np.ndarray:
@@ -130,7 +140,7 @@ def _signature(text: str) -> np.ndarray:
     import numpy as np
 
     multipliers = _multipliers()
-    mixed = _shingles(text) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing; the high half is well mixed
+    mixed = shingles(text) * np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing; the high half is well mixed
     low = ((mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) >> np.uint64(32)).astype(np.uint32)
     parts = [low[start : start + AT_ONCE] for start in range(0, len(low), AT_ONCE)]
     return np.min([(multipliers[:, None] * part).min(axis=1) for part in parts], axis=0)
@@ -143,7 +153,8 @@ def _multipliers() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2**31, HASHES, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
 
 
-def _alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
+def alike(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    """Whether two rows say the same: both their questions and their answers overlap by ALIKE."""
     return all(a == b or _overlap(a, b) >= ALIKE for a, b in zip(one, other, strict=True))
 
 
@@ -151,6 +162,6 @@ def _overlap(one: str, other: str) -> float:
     """The Jaccard index of two texts' shingles, from 0 to 1."""
     import numpy as np
 
-    a, b = np.unique(_shingles(one)), np.unique(_shingles(other))
+    a, b = np.unique(shingles(one)), np.unique(shingles(other))
     shared = len(np.intersect1d(a, b, assume_unique=True))
     return shared / (len(a) + len(b) - shared)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 FEW_SCALES = (0.0, 0.5, 1.0)
 SWEPT = 64  # rows of each set that are measured at scales other than 0 and 1
+OTHERS, FEW_OTHERS, LEAST_OTHERS = 4, 2, 1  # questions of other rows that each held-out answer is asked after
+SWEPT_OTHERS = 2  # of those, at scales other than 0 and 1
+STAGES = ((SCALES, OTHERS), (SCALES, FEW_OTHERS), (FEW_SCALES, FEW_OTHERS), (FEW_SCALES, LEAST_OTHERS))
 MOST_DOMAIN = 200  # rows; more would not change the picture
 LEAST_ROWS = 16  # of each set for losses
 ANSWER_SHARE = 0.5  # of what is left when the model is loaded; the rest is for losses
@@ -32,11 +35,13 @@ class Budget:
 
 @dataclass(frozen=True)
 class LossPlan:
-    """How many rows of each set are measured, at which scales."""
+    """How many rows of each set are measured, at which scales, and after how many other questions each held-out
+    answer is."""
 
     domain: int
     general: int
     scales: tuple[float, ...]
+    others: int = OTHERS
 
 
 def plan_losses(
@@ -49,22 +54,23 @@ def plan_losses(
     if seconds is None:
         return full
     for fraction in FRACTIONS:
-        for scales in (SCALES, FEW_SCALES):
-            plan = LossPlan(part(len(domain), fraction), part(len(general), fraction), scales)
+        for scales, others in STAGES:
+            plan = LossPlan(part(len(domain), fraction), part(len(general), fraction), scales, others)
             if plan_tokens(plan, domain, general) * seconds_per_token <= seconds:
                 return plan
-    return LossPlan(min(len(domain), LEAST_ROWS), min(len(general), LEAST_ROWS), FEW_SCALES)
+    return LossPlan(min(len(domain), LEAST_ROWS), min(len(general), LEAST_ROWS), *STAGES[-1])
 
 
-def plan_tokens(plan: LossPlan, domain: Sequence[int], general: Sequence[int], scales: int | None = None) -> int:
-    """Tokens that all passes of a plan take together: the base and the adapter on all rows, scales between on some.
-
-    `scales`: how many are measured, if not those of the plan.
-    """
-    between = (scales or len(plan.scales)) - 2
+def plan_tokens(plan: LossPlan, domain: Sequence[int], general: Sequence[int]) -> int:
+    """Tokens that all passes of a plan take together: the base and the adapter on all rows, scales between on some,
+    and held-out rows again for each other question, whose length is taken to be that of their own."""
+    between = len(plan.scales) - 2
     return sum(
-        2 * sum(lengths[:rows]) + between * sum(lengths[: min(rows, SWEPT)])
-        for lengths, rows in ((domain, plan.domain), (general, plan.general))
+        2 * (1 + others) * sum(lengths[:rows]) + between * (1 + swept) * sum(lengths[: min(rows, SWEPT)])
+        for lengths, rows, others, swept in (
+            (domain, plan.domain, plan.others, min(plan.others, SWEPT_OTHERS)),
+            (general, plan.general, 0, 0),
+        )
     )
 
 

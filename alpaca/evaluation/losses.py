@@ -5,59 +5,57 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
-from torch.nn import functional
 
 from alpaca.adapter.folder import AdapterFiles, load_adapter
 from alpaca.base.load import load_model
 from alpaca.errors import NonFiniteLoss
 from alpaca.packed import attention
-from alpaca.packed.batch import collate, label_count
-from alpaca.packed.loss import CHUNK_LOGITS
-from alpaca.packed.model import PackedModel
-from alpaca.packed.packing import fill_packs
+from alpaca.packed.batch import label_count
+from alpaca.packed.scoring import ScoringModel, token_losses
 from alpaca.prompts.encode import Encoded
-
-PACK_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 @dataclass(frozen=True)
 class RowLosses:
-    """Summed loss and number of trained tokens of each row, in the order of the rows, both float64 (n,)."""
+    """The losses of each row's trained tokens, float64 (tokens,), in the order of the rows."""
 
-    sums: np.ndarray
-    counts: np.ndarray
+    tokens: Sequence[np.ndarray]
+
+    @cached_property
+    def sums(self) -> np.ndarray:
+        """Summed loss of each row, float64 (n,)."""
+        return np.array([losses.sum() for losses in self.tokens], dtype=np.float64)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Trained tokens of each row, float64 (n,)."""
+        return np.array([len(losses) for losses in self.tokens], dtype=np.float64)
 
     @property
     def mean(self) -> float:
         """Loss per token over all rows."""
         return float(self.sums.sum() / self.counts.sum())
 
+    def pick(self, places: Sequence[int] | np.ndarray) -> RowLosses:
+        """Those of some rows."""
+        return RowLosses([self.tokens[place] for place in places])
+
     def first(self, rows: int) -> RowLosses:
         """Those of the first rows."""
-        return RowLosses(self.sums[:rows], self.counts[:rows])
+        return RowLosses(self.tokens[:rows])
 
-
-class ScoringModel(PackedModel):
-    """A packed model that gives the loss of every labelled token apart."""
-
-    def forward(
-        self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
-    ) -> Tensor:
-        """input_ids, position_ids [1, n]; bounds [0, …, n]; label_positions, targets [m] → losses [m], fp32."""
-        hidden, head = self.decode(input_ids, position_ids, bounds)[label_positions], self.head
-        rows = max(1, CHUNK_LOGITS // head.shape[0])
-        losses = [
-            functional.cross_entropy(functional.linear(part, head).float(), wanted, reduction="none")
-            for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True)
-        ]
-        return torch.cat(losses)
+    def last_answers(self, rows: Sequence[Encoded]) -> RowLosses:
+        """Those of the last answers of `rows`, the rows that were measured."""
+        lengths = [label_count(Encoded(row.input_ids, row.trained[-1:])) for row in rows]
+        pairs = zip(self.tokens, lengths, strict=True)
+        return RowLosses([losses[len(losses) - length :] for losses, length in pairs])
 
 
 def open_model(files: AdapterFiles, base: Any, precision: str, device: torch.device) -> ScoringModel:
@@ -67,7 +65,6 @@ def open_model(files: AdapterFiles, base: Any, precision: str, device: torch.dev
     return ScoringModel(load_adapter(model, files))
 
 
-@torch.inference_mode()
 def row_losses(
     model: ScoringModel,
     rows: Sequence[Encoded],
@@ -78,21 +75,15 @@ def row_losses(
 
     Raises NonFiniteLoss with the row's number.
     """
-    device = next(model.parameters()).device
-    sums, counts = np.zeros(len(rows)), np.array([label_count(row) for row in rows], dtype=np.float64)
-    packs = fill_packs(range(len(rows)), [len(row) for row in rows], PACK_TOKENS[device.type])
     with at_scale(model.peft, scale):
-        for pack in packs:
-            losses = model(**collate(pack, rows).inputs(device)).double().cpu()
-            for index, part in zip(pack, losses.split([int(counts[index]) for index in pack]), strict=True):
-                sums[index] = part.sum().item()
-                if not np.isfinite(sums[index]):
-                    raise NonFiniteLoss(
-                        f"the loss of row {rows[index].row} is {sums[index]} with the adapter at scale {scale:g}: it "
-                        "can't be used like this; train again with a lower --learning_rate"
-                    )
-            done(sum(len(rows[index]) for index in pack))
-    return RowLosses(sums, counts)
+        found = RowLosses(token_losses(model, rows, done))
+    for row, total in zip(rows, found.sums, strict=True):
+        if not np.isfinite(total):
+            raise NonFiniteLoss(
+                f"the loss of row {row.row} is {total} with the adapter at scale {scale:g}: it can't be used like "
+                "this; train again with a lower --learning_rate"
+            )
+    return found
 
 
 @contextlib.contextmanager

@@ -33,6 +33,11 @@ def heading(value: str) -> Html:
     return Html("<h3>{}</h3>").format(value)
 
 
+def points(values: Iterable[str]) -> Html:
+    """A list of short texts."""
+    return Html("<ul>{}</ul>").format(concat(map(Html("<li>{}</li>").format, values)))
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
     """A table that scrolls inside itself where the window is narrow. The first column names the row."""
     top = concat(Html('<th scope="col">{}</th>').format(name) for name in head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,17 +20,20 @@ from alpaca.device import pick_device
 from alpaca.errors import BadAdapter
 from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, make_questions
 from alpaca.evaluation.bootstrap import paired_difference
-from alpaca.evaluation.budget import ANSWER_SHARE, SWEPT, Budget, LossPlan, plan_losses, plan_tokens
-from alpaca.evaluation.losses import RowLosses, ScoringModel, open_model, row_losses
+from alpaca.evaluation.budget import ANSWER_SHARE, OTHERS, Budget, LossPlan, plan_losses
+from alpaca.evaluation.gain import gain_parts, notes_on
+from alpaca.evaluation.losses import RowLosses, open_model, row_losses
 from alpaca.evaluation.probes import KINDS, Probe, passes
-from alpaca.evaluation.results import Change, Drift, KindScore, Measured, Probing, Sample, ScalePoint, Sweep
+from alpaca.evaluation.results import Change, Drift, GainParts, KindScore, Measured, Probing, Sample
+from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
 from alpaca.evaluation.sets import Domain, General
-from alpaca.evaluation.verdict import recommend_scale
 from alpaca.evaluation.vocabulary import learn_vocabulary
+from alpaca.packed.scoring import ScoringModel, seconds_per_token
 from alpaca.progress import Say, progress
 from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template, template_from_card
+from alpaca.prompts.foreign import ForeignRows, foreign_rows
 from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, open_engine
@@ -43,7 +45,8 @@ SLOTS = {"cpu": 16, "cuda": 64}  # answers made at the same time
 LEAST_CONTEXT = 1024
 FEWEST_OF_A_LANGUAGE = 8
 MOST_TEXTS = 5_000  # training answers that the data's own words are taken from
-SHOWN_LOST, SHOWN_WORST, SHOWN_WORDS = 6, 5, 40
+SHOWN_LOST, SHOWN_WORST, SHOWN_WORDS = 24, 5, 40
+WORST_FIRST = ("knowledge", "arithmetic", "logic", "identity", "format")  # of lost tests
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def measure(
     notes: dict[str, list[str]] = {"domain": list(domain.notes), "general": list(general.notes)}
     asked = _answers(subject, domain, general, probes, budget, say, notes)
     _free(subject.device)
-    losses = _losses(subject, domain, general, asked, budget, say)
+    losses = _losses(subject, domain, general, asked, budget, say, notes)
     _free(subject.device)
     if subject.files.spec.use_dora:
         notes["sweep"] = ["A DoRA adapter also changes the size of the base's weights: it has no scale to choose."]
@@ -100,7 +103,13 @@ def measure(
 
 # --- losses -------------------------------------------------------------------------------------------------------
 def _losses(
-    subject: Subject, domain: Domain, general: General, asked: Sequence[Asked], budget: Budget, say: Say
+    subject: Subject,
+    domain: Domain,
+    general: General,
+    asked: Sequence[Asked],
+    budget: Budget,
+    say: Say,
+    notes: dict[str, list[str]],
 ) -> dict[str, Any]:
     """The fields of Measured that are losses."""
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
@@ -109,32 +118,45 @@ def _losses(
     model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
     plan = _plan(model, ours, theirs, own, budget)
     scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
-    ours, theirs = ours[: plan.domain], theirs[: plan.general]
-    points: dict[float, tuple[RowLosses | None, RowLosses]] = {}
-    own_losses: list[RowLosses] = []
-    total = plan_tokens(plan, [len(row) for row in ours], [len(row) for row in theirs], len(scales))
-    with progress(tagged("report", "losses"), total + 2 * sum(map(len, own)), "token", say) as done:
-        for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0)):
-            rows = None if scale in (0.0, 1.0) else SWEPT
-            found = row_losses(model, ours[:rows], scale, done) if ours else None
-            points[scale] = (found, row_losses(model, theirs[:rows], scale, done))
-            if own and rows is None:
-                own_losses.append(row_losses(model, own, scale, done))
+    foreign = _foreign(subject, domain, ours, plan)
+    notes["gain"] = notes_on(ours[: plan.domain], foreign, plan.others, OTHERS)
+    rows = Rows(ours[: plan.domain], foreign, theirs[: plan.general])
+    total = sum(rows.at(scale).tokens for scale in scales) + 2 * sum(map(len, own))
+    with progress(tagged("report", "losses"), total, "token", say) as done:
+        points = {
+            scale: measure_at(model, rows, scale, done)
+            for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0))
+        }
+        own_losses = [row_losses(model, own, scale, done) for scale in (0.0, 1.0)]
     before, after = points[0.0], points[1.0]
     return {
-        "general": _change(before[1], after[1]),
-        "domain": _change(before[0], after[0]) if before[0] and after[0] else None,
+        "general": _change(before.general, after.general),
+        "domain": _change(before.domain, after.domain) if rows.domain else None,
+        "gain": _gain(before, after),
         "own_answers": _change(*own_losses) if own else None,
-        "languages": _by_language(general.measuring, theirs, before[1], after[1]),
-        "sweep": _sweep(points) if len(points) > 2 else None,
+        "languages": _by_language(general.measuring, rows.general, before.general, after.general),
+        "sweep": sweep_of(points) if len(points) > 2 else None,
     }
+
+
+def _foreign(subject: Subject, domain: Domain, ours: Sequence[Encoded], plan: LossPlan) -> ForeignRows:
+    """The answers of the rows that are measured after other held-out questions, in the same language if there are."""
+    named = languages_of(domain.held_out)
+    language = {row: name for name, numbers in named.items() for row in numbers}
+    groups = [language.get(row.row, UNCLEAR) for row in ours]
+    return foreign_rows(ours, plan.others, subject.cutoff_len, answers=plan.domain, groups=groups)
+
+
+def _gain(before: AtScale, after: AtScale) -> GainParts | None:
+    was, now = before.answers, after.answers
+    return None if was is None or now is None else gain_parts(was, now, before.rows.foreign)
 
 
 def _plan(
     model: ScoringModel, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
 ) -> LossPlan:
     """How many rows are measured at which scales, by the speed of a few rows."""
-    pace = 0.0 if budget.seconds is None else _seconds_per_token(model, theirs)
+    pace = 0.0 if budget.seconds is None else seconds_per_token(model, theirs)
     left = budget.left()
     seconds = None if left is None else left - pace * 2 * sum(map(len, own))
     return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
@@ -159,15 +181,6 @@ def _encode(subject: Subject, examples: Sequence[Example]) -> list[Encoded]:
     return encode_examples(subject.tokenizer, subject.template, examples, cutoff_len=subject.cutoff_len).examples
 
 
-def _seconds_per_token(model: ScoringModel, rows: Sequence[Encoded]) -> float:
-    """Of a forward pass, measured on a few rows after a warm-up."""
-    few = rows[:8]
-    row_losses(model, few)
-    started = time.monotonic()
-    row_losses(model, few)
-    return (time.monotonic() - started) / sum(len(row) for row in few)
-
-
 def _change(before: RowLosses, after: RowLosses) -> Change:
     difference = paired_difference(before.sums.tolist(), after.sums.tolist(), before.counts.tolist())
     return Change(len(before.sums), int(before.counts.sum()), before.mean, after.mean, difference)
@@ -186,18 +199,8 @@ def _by_language(
     changes = {}
     for name, numbers in groups.items():
         picked = [place for place, row in enumerate(rows) if row.row in numbers]
-        changes[name] = _change(*(RowLosses(x.sums[picked], x.counts[picked]) for x in (before, after)))
+        changes[name] = _change(before.pick(picked), after.pick(picked))
     return changes
-
-
-def _sweep(points: dict[float, tuple[RowLosses | None, RowLosses]]) -> Sweep:
-    few = next(losses for scale, losses in points.items() if scale not in (0.0, 1.0))
-    domain_rows, general_rows = len(few[0].sums) if few[0] else 0, len(few[1].sums)
-    found = [
-        ScalePoint(scale, ours.first(domain_rows).mean if ours else None, theirs.first(general_rows).mean)
-        for scale, (ours, theirs) in sorted(points.items())
-    ]
-    return Sweep(domain_rows, general_rows, found, recommend_scale(found))
 
 
 # --- answers ------------------------------------------------------------------------------------------------------
@@ -231,25 +234,31 @@ def _answers(
 
 
 def _sample(answer: Asked, share: float = 0.0) -> Sample:
-    return Sample(answer.question.prompt, answer.question.reference, answer.base, answer.adapter, share)
+    asked = answer.question
+    kind = asked.probe.kind if asked.probe else ""
+    return Sample(asked.prompt, asked.reference, answer.base, answer.adapter, share, kind=kind)
 
 
 def probing(asked: Sequence[Asked]) -> Probing | None:
-    """The probes' scores by kind, and those that the adapter fails while the base passed."""
+    """The probes' scores by kind, and those that the adapter fails while the base passed: what is plainly false first,
+    and of those the shortest answer."""
     probes = [(answer.question.probe, answer) for answer in asked if answer.question.probe is not None]
     if not probes:
         return None
     before = [passes(probe, answer.base) for probe, answer in probes]
     after = [passes(probe, answer.adapter) for probe, answer in probes]
+    fallen = [was and not now for was, now in zip(before, after, strict=True)]
     kinds = []
     for kind in KINDS:
         of_kind = [place for place, (probe, _) in enumerate(probes) if probe.kind == kind]
         if of_kind:
-            score = KindScore(kind, len(of_kind), sum(before[p] for p in of_kind), sum(after[p] for p in of_kind))
-            kinds.append(score)
-    lost = [_sample(answer) for (_, answer), was, now in zip(probes, before, after, strict=True) if was and not now]
+            passed = (sum(scores[place] for place in of_kind) for scores in (before, after, fallen))
+            kinds.append(KindScore(kind, len(of_kind), *passed))
+    lost = [answer for (_, answer), gone in zip(probes, fallen, strict=True) if gone]
+    lost.sort(key=lambda answer: (WORST_FIRST.index(answer.question.probe.kind), len(answer.adapter)))  # type: ignore[union-attr]
     won = sum(now and not was for was, now in zip(before, after, strict=True))
-    return Probing(kinds, paired_difference(before, after, [1.0] * len(probes)), len(lost), won, lost[:SHOWN_LOST])
+    examples = [_sample(answer) for answer in lost[:SHOWN_LOST]]
+    return Probing(kinds, paired_difference(before, after, [1.0] * len(probes)), len(lost), won, examples)
 
 
 def _drift(domain: Domain, general: General, asked: Sequence[Asked], notes: dict[str, list[str]]) -> Drift | None:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from alpaca.evaluation import sections
 from alpaca.evaluation.findings import Findings
-from alpaca.evaluation.markup import concat, facts, figure, folded, heading, paragraph, table
+from alpaca.evaluation.forgotten import forgotten
+from alpaca.evaluation.markup import concat, facts, figure, folded, heading, paragraph, points, table
+from alpaca.evaluation.picture import picture
+from alpaca.evaluation.reading import reading
 from alpaca.evaluation.style import STYLE
-from alpaca.evaluation.verdict import Forgetting
+from alpaca.evaluation.verdict import Verdict
 from alpaca.pages import Html, page
 from alpaca.words import duration, percent, size_text
 
 MOST_SETTING = 60  # characters of a setting's value
-MARKS = {Forgetting.NOTHING: "good", Forgetting.LITTLE: "good", Forgetting.CLEAR: "mixed", Forgetting.MUCH: "bad"}
 BODY = """
-<header><h1>{{ title }}</h1><p class="dim">{{ subtitle }}</p></header>
+<header><h1>{{ name }}</h1><p class="dim">{{ subtitle }}</p></header>
 <section class="verdict {{ mark }}">
 <div><h3>What it learned</h3><p>{{ verdict[0] }}</p></div>
 <div><h3>What it forgot</h3><p>{{ verdict[1] }}</p></div>
 <div><h3>What to do</h3><p>{{ verdict[2] }}</p></div>
+{{ picture }}
 </section>
+{{ more }}
 {% for heading, inner in parts %}
 <section><h2>{{ heading }}</h2>{{ inner }}</section>
 {% endfor %}
@@ -28,20 +32,29 @@ BODY = """
 
 def make_page(found: Findings) -> str:
     """The whole page: no script, no link to anywhere, figures inside."""
-    mark = "bad" if found.verdict.learned is False else MARKS[found.verdict.forgetting]
+    verdict = found.verdict
     parts = [
-        ("1. How the training went", sections.curves(found)),
+        ("1. Read these answers", reading(found)),
         ("2. Your data: better than before?", sections.domain(found)),
-        ("3. Everything else: what was forgotten?", sections.general(found)),
+        ("3. Everything else: what was forgotten?", forgotten(found)),
         ("4. Does it talk like your data when nobody asked?", sections.drift(found)),
         ("5. How strong should the adapter be?", sections.sweep(found)),
-        ("6. The data", _data(found)),
-        ("7. The run", _run(found)),
+        ("6. How the training went", sections.curves(found)),
+        ("7. The data", _data(found)),
+        ("8. The run", _run(found)),
     ]
     return page(
-        f"{found.name}: what it learned and what it forgot", STYLE, BODY, subtitle=_subtitle(found), mark=mark,
-        verdict=found.verdict.sentences, parts=parts, footer=_footer(found),
+        f"{found.name}: what it learned and what it forgot", STYLE, BODY, subtitle=_subtitle(found), mark=verdict.mark,
+        name=found.name, verdict=verdict.sentences, picture=picture(found.measured, verdict.gained),
+        more=_more(verdict), parts=parts, footer=_footer(found),
     )  # fmt: skip
+
+
+def _more(verdict: Verdict) -> Html:
+    """What would make it better, and what the verdict rests on."""
+    parts = [heading("What would make it better"), points(verdict.hints)] if verdict.hints else []
+    parts += [heading("What was not tested"), points(verdict.untested)] if verdict.untested else []
+    return concat([*parts, folded("What was tested", points(verdict.tested))])
 
 
 def _subtitle(found: Findings) -> str:
@@ -55,13 +68,16 @@ def _footer(found: Findings) -> str:
     return f"{made} docs/report.md explains each measure; report.json holds the numbers."
 
 
-# --- 6, 7 ---------------------------------------------------------------------------------------------------------
+# --- 7, 8 ---------------------------------------------------------------------------------------------------------
 def _data(found: Findings) -> Html:
     data, count = found.data, found.data.counts
     names = {
         "rows_read": "rows read", "train": "trained on", "validation": "held out", "truncated": "cut to cutoff_len",
         "dropped": "too long, left out", "empty_outputs": "without an answer, left out", "bad_rows": "faulty, left out",
-        "duplicates": "exact copies", "replay": "general rows mixed in, each epoch",
+        "duplicates": "exact copies", "copies_of_held_out": "copies of held-out rows, left out",
+        "near_copies_of_held_out": "near copies of held-out rows, left out",
+        "near_copies_trained_on": "near copies of held-out rows, trained on",
+        "replay": "general rows mixed in, each epoch",
     }  # fmt: skip
     pairs: list[tuple[str, object]] = [(label, f"{count[name]:,}") for name, label in names.items() if name in count]
     if data.near_copies is not None:

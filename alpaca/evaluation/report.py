@@ -14,9 +14,10 @@ from typing import Any
 from alpaca.data.general import SHIPPED
 from alpaca.evaluation import figures
 from alpaca.evaluation.budget import Budget
+from alpaca.evaluation.doubt import checked, lexicon_of
 from alpaca.evaluation.facts import DataFacts, RunFacts, data_facts, run_facts
 from alpaca.evaluation.findings import Findings
-from alpaca.evaluation.history import read_history
+from alpaca.evaluation.history import History, read_history
 from alpaca.evaluation.measure import Subject, measure, open_subject
 from alpaca.evaluation.page import make_page
 from alpaca.evaluation.sets import PROBES, Domain, find_domain, find_general, find_probes, replayed_file
@@ -61,6 +62,8 @@ def write_report(
     domain = find_domain(subject.files.card, data_path)
     general = find_general(general_path, domain.train, replayed_file(subject.files.card))
     measured = measure(subject, domain, general, find_probes(probes_path), budget, say)
+    lexicon = lexicon_of(subject.tokenizer, [*domain.train, *domain.held_out, *general.measuring, *general.other])
+    measured = checked(measured, lexicon)
     history = read_history(adapter, subject.files.card)
     data, run = _facts(subject, domain)
     pictures = {
@@ -71,10 +74,10 @@ def write_report(
     drawn = figures.draw_curves(history) | {name: png for name, png in pictures.items() if png is not None}
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     name = adapter.resolve().name
-    verdict = judge(measured, data.replay_ratio)
+    verdict = judge(measured, data.replay_ratio, history)
     found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn)
     put_in_place(_write_files(adapter, found), adapter / FOLDER)
-    for sentence in verdict.sentences:
+    for sentence in (*verdict.sentences, *verdict.hints):
         say(tagged("report", sentence))
     page = adapter / FOLDER / INDEX
     say(tagged("report", f"{page} ({budget.spent():.0f} s)"))
@@ -128,9 +131,17 @@ def as_json(found: Findings) -> dict[str, Any]:
     return _finite(
         {
             "format": 1, "adapter": found.name, "made": found.made, "seconds": round(found.seconds, 1),
-            "verdict": verdict, **measured, "data": data, "run": dataclasses.asdict(found.run),
+            "verdict": verdict, **measured, "outlook": _outlook(found.history), "data": data,
+            "run": dataclasses.asdict(found.run),
         }
     )  # fmt: skip
+
+
+def _outlook(history: History) -> dict[str, Any]:
+    """Whether more training would have helped, and how well the base knew the rows before it."""
+    familiar = history.familiar
+    noted = None if familiar is None else dataclasses.asdict(familiar) | {"times": familiar.times}
+    return {"still_falling": history.still_falling, "per_byte": noted}
 
 
 def _finite(value: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from alpaca.evaluation.bootstrap import Interval
+from alpaca.evaluation.claims import Comparison
 
 
 @dataclass(frozen=True)
@@ -46,30 +47,79 @@ class GainParts:
 
 @dataclass(frozen=True)
 class Sample:
-    """One question with its reference and both answers; `share` is that of the data's own words in the adapter's."""
+    """One question with its reference and both answers.
+
+    `share` is that of the data's own words in the adapter's answer, `differs` what of it a program can check against
+    the reference, where that was done, and `kind` that of a probe.
+    """
 
     prompt: str
     reference: str
     base: str
     adapter: str
     share: float = 0.0
+    differs: Comparison | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Numbers and names: of the references `kept` and `missing`; of the answers' own `invented` and `contradicted`."""
+
+    kept: int
+    missing: int
+    invented: int
+    contradicted: int
+
+    @property
+    def expected(self) -> int:
+        """Those of the references."""
+        return self.kept + self.missing
+
+    @property
+    def wrong(self) -> int:
+        """Those that no reference has."""
+        return self.invented + self.contradicted
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a program can check in `answers` answers of base and adapter against their references.
+
+    `checked`: the answers whose references have a number, a name, yes or no, so that there is something to check;
+    `from_base`: how many of the adapter's invented or contradicted ones the base says as well.
+    """
+
+    answers: int
+    checked: int
+    base: Tally
+    adapter: Tally
+    from_base: int
 
 
 @dataclass(frozen=True)
 class KindScore:
-    """How many probes of a kind were asked, and how many the base and the adapter passed."""
+    """How many probes of a kind were asked, and how many the base and the adapter passed; `lost`: how many the base
+    passed and the adapter fails."""
 
     kind: str
     asked: int
     before: int
     after: int
+    lost: int = 0
+
+    @property
+    def won(self) -> int:
+        """How many the adapter passes and the base failed."""
+        return self.after - self.before + self.lost
 
 
 @dataclass(frozen=True)
 class Probing:
     """All probes: scores by kind, and the difference as a share of all with its interval.
 
-    `lost`: how many the base passed and the adapter fails; `won`: the other way round; `examples`: some of the lost.
+    `lost`: how many the base passed and the adapter fails; `won`: the other way round; `examples`: the lost ones, the
+    worst first, or the first of them where they are many.
     """
 
     kinds: list[KindScore]
@@ -112,11 +162,17 @@ class Drift:
 
 @dataclass(frozen=True)
 class ScalePoint:
-    """Loss per token with the adapter at `scale`; `domain` is None without held-out rows."""
+    """Loss per token with the adapter at `scale`; `domain` is None without held-out rows.
+
+    `manner` and `matter`: what the gain on held-out answers is made of at this scale, as in GainParts, but on the rows
+    and other questions that all scales share; None where it was not split.
+    """
 
     scale: float
     domain: float | None
     general: float
+    manner: float | None = None
+    matter: float | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +198,7 @@ class Measured:
     domain: Change | None = None
     gain: GainParts | None = None
     samples: list[Sample] = field(default_factory=list)
+    facts: Facts | None = None
     languages: dict[str, Change] = field(default_factory=dict)
     probing: Probing | None = None
     drift: Drift | None = None

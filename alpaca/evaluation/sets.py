@@ -12,7 +12,7 @@ from alpaca.data.columns import parse_columns
 from alpaca.data.general import SHIPPED, split_general
 from alpaca.data.reader import read_examples
 from alpaca.data.report import Dataset
-from alpaca.data.split import split
+from alpaca.data.split import EXACT, split
 from alpaca.errors import AlpacaError, NoRowsLeft
 from alpaca.evaluation.probes import KINDS, Probe, read_probes
 from alpaca.paths import DATA
@@ -89,10 +89,12 @@ def _split_as_trained(card: Card, dataset: Dataset, name: str) -> Domain:
     size, seed = card.settings.get("val_set_size"), card.settings.get("seed")
     if not isinstance(seed, int) or not isinstance(size, int | float | None):
         return Domain(name, notes=["The card does not say which rows were held out."])
-    parts = split(dataset.examples, size, seed)
-    notes = (
-        [] if parts.validation else ["The run held no rows out (val_set_size), so nothing can be said about new ones."]
-    )
+    parts = split(dataset.examples, size, seed, str(card.settings.get("split", EXACT)))
+    notes = []
+    if not parts.validation:
+        notes = ["The run held no rows out (val_set_size), so nothing can be said about new ones."]
+    if parts.near_trained:
+        notes = [f"{parts.near_trained} of the rows trained on nearly copy held-out ones, so the gain looks too large."]
     return Domain(name, parts.train, spread(parts.validation), notes)
 
 

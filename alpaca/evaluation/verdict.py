@@ -1,43 +1,25 @@
-"""From numbers to three sentences: what was learned, what was forgotten, what to do. Every threshold is here."""
+"""From numbers to three sentences: what was learned, what was forgotten, what to do, and how good that is in all.
+
+`gained.py`, `signs.py` and `advice.py` have a sentence each, with the thresholds that it rests on.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
 
-from alpaca.evaluation.results import Change, Measured, Probing, ScalePoint, Sweep
-from alpaca.words import joined
+from alpaca.evaluation.advice import KEPT, advise, hints
+from alpaca.evaluation.gained import GAIN, Gained, gained, say_gained
+from alpaca.evaluation.history import History
+from alpaca.evaluation.results import Facts, Measured, ScalePoint
+from alpaca.evaluation.signs import Forgetting, Sign, signs_of
+from alpaca.words import joined, plural
 
-GAIN = 0.02  # loss per token by which held-out rows must at least improve
-KEPT = 0.9  # share of the gain that the recommended scale keeps
-# From where on something is forgotten a little, clearly, much:
-LOSS_RISE = (0.03, 0.10, 0.30)  # rise of the general loss per token,
-PROBES_LOST = (0.05, 0.10, 0.25)  # as a share of the probes that the base passed,
-KIND_LOST = (0.30, 0.50, 2.0)  # or of those of one kind
-FEWEST_LOST = 3  # probes; fewer are chance
-DRIFTED = (0.03, 0.08, 0.25)  # answers that newly talk like the training data, as a share of all
-FEWEST_DRIFTED = 2
-KIND_NAMES = {
-    "arithmetic": "arithmetic", "logic": "logic", "knowledge": "common knowledge", "format": "following a format",
-    "identity": "saying what it is",
-}  # fmt: skip
 MOST_SIGNS = 2  # of forgetting that the verdict names
-EASED = 0.6  # a smaller scale is worth naming if it leaves at most this share of the rise of the general loss
-REPLAY, MOST_REPLAY = 0.1, 0.3  # the ratio that is suggested first, and the one beyond which it isn't raised
-
-
-class Forgetting(IntEnum):
-    """How much was forgotten."""
-
-    NOTHING = 0
-    LITTLE = 1
-    CLEAR = 2
-    MUCH = 3
-
-
+FEWEST_CHECKED = 8  # answers, each with something that was checked and holds: fewer prove nothing
+GOOD, MIXED, BAD = "good", "mixed", "bad"
 HOW_MUCH = {
+    Forgetting.UNSURE: "It may have forgotten something",
     Forgetting.LITTLE: "It forgot a little",
     Forgetting.CLEAR: "It clearly forgot something",
     Forgetting.MUCH: "It forgot much",
@@ -46,30 +28,44 @@ HOW_MUCH = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """`learned` is None where it could not be measured. The sentences go together, in this order."""
+    """`learned` is None where it could not be measured. The sentences go together, in this order.
+
+    `mark`: good only where nothing is held against it and nothing was left untested; `hints`: what would make it
+    better; `tested` and `untested`: what the verdict rests on, and what it leaves open.
+    """
 
     learned: bool | None
+    gained: Gained
     forgetting: Forgetting
     improved: str
     forgotten: str
     advice: str
+    mark: str
+    hints: list[str] = field(default_factory=list)
+    tested: list[str] = field(default_factory=list)
+    untested: list[str] = field(default_factory=list)
 
     @property
     def sentences(self) -> list[str]:
         return [self.improved, self.forgotten, self.advice]
 
 
-def judge(measured: Measured, replay_ratio: float | None) -> Verdict:
+def judge(measured: Measured, replay_ratio: float | None, history: History | None = None) -> Verdict:
     """The verdict on what was measured. `replay_ratio`: that of the run; None where it is not known."""
-    learned = None if measured.domain is None else _learned(measured.domain)
-    signs = signs_of(measured)
-    forgetting = Forgetting(max(sign.grade for sign in signs))
+    kind, signs = gained(measured), signs_of(measured)
+    forgetting = max(sign.grade for sign in signs)
+    untested = _untested(measured)
     return Verdict(
-        learned,
-        forgetting,
-        _improved(measured.domain, learned),
-        _forgotten(signs, forgetting),
-        _advice(learned, forgetting, measured.sweep, replay_ratio),
+        learned=None if kind == Gained.UNKNOWN else kind != Gained.NOTHING,
+        gained=kind,
+        forgetting=forgetting,
+        improved=say_gained(measured, kind),
+        forgotten=_forgotten(signs, forgetting),
+        advice=advise(measured, kind, forgetting, proved=not untested),
+        mark=_mark(kind, forgetting, proved=not untested),
+        hints=hints(measured, kind, forgetting, history or History(), replay_ratio),
+        tested=_tested(measured),
+        untested=untested,
     )
 
 
@@ -86,108 +82,72 @@ def recommend_scale(points: Sequence[ScalePoint]) -> float | None:
     return min(keeping, key=lambda point: (point.general, -point.scale)).scale
 
 
-@dataclass(frozen=True)
-class Sign:
-    """One sign of forgetting: how bad, and the sentence part that says it."""
-
-    grade: int
-    says: str
-
-
-def signs_of(measured: Measured) -> list[Sign]:
-    """General loss, all probes, the kind of probes that lost most, answers that talk like the training data."""
-    signs = [_loss_sign(measured.general)]
-    if measured.probing is not None:
-        signs += _probe_signs(measured.probing)
-    if (drift := measured.drift) is not None and drift.after > drift.before:
-        more = drift.after - drift.before
-        says = f"{drift.after} of {drift.asked} answers to unrelated questions talk like your data"
-        says += f" (the base: {drift.before})"
-        signs.append(Sign(_grade(more / drift.asked, DRIFTED) if more >= FEWEST_DRIFTED else 0, says))
-    return signs
-
-
-def _loss_sign(general: Change) -> Sign:
-    gap = general.difference
-    change = math.expm1(-gap.value) * 100
-    where = f"the right answers to {general.rows} general questions"
-    if gap.low <= 0 <= gap.high or abs(change) < 1:
-        return Sign(0, f"{where} are as likely as before")
-    way = "less likely" if change < 0 else "likelier"
-    return Sign(_grade(gap.value, LOSS_RISE), f"{where} are, word by word, {abs(change):.0f} % {way}")
-
-
-def _probe_signs(probing: Probing) -> list[Sign]:
-    def grade(before: int, after: int, thresholds: tuple[float, float, float]) -> int:
-        return _grade((before - after) / before, thresholds) if before - after >= FEWEST_LOST else 0
-
-    says = f"it passes {probing.after} of {probing.asked} small tests (the base: {probing.before})"
-    signs = [Sign(grade(probing.before, probing.after, PROBES_LOST), says)]
-    worst = max(probing.kinds, key=lambda score: score.before - score.after)
-    if kind_grade := grade(worst.before, worst.after, KIND_LOST):
-        what = KIND_NAMES.get(worst.kind, worst.kind)
-        says = f"it passes {worst.after} of {worst.asked} tests of {what} (the base: {worst.before})"
-        signs.append(Sign(kind_grade, says))
-    return signs
-
-
-def _grade(value: float, thresholds: tuple[float, float, float]) -> int:
-    return sum(value >= threshold for threshold in thresholds)
-
-
-def _learned(domain: Change) -> bool:
-    return domain.difference.high < 0 and -domain.difference.value >= GAIN
-
-
-def _improved(domain: Change | None, learned: bool | None) -> str:
-    if domain is None:
-        return "What it learned could not be measured, because no held-out rows of its own data are at hand."
-    if not learned:
-        return f"It did not learn your data: on {domain.rows} rows it had never seen, it is no better than the base."
-    times = math.exp(min(-domain.difference.value, 50))
-    much = f"{times:.1f} times as likely as" if times >= 1.95 else f"{(times - 1) * 100:.0f} % likelier than"
-    return (
-        f"It learned your data: on {domain.rows} rows it had never seen, each word (or piece of one) of the right "
-        f"answers is {much} with the base."
-    )
-
-
 def _forgotten(signs: Sequence[Sign], forgetting: Forgetting) -> str:
-    """The worst signs where there are any, else what is as it was; the rest is told further down the page."""
+    """The worst signs where there are any, else what is as it was, with what so few rows and tests could hide."""
     if forgetting == Forgetting.NOTHING:
-        return f"No forgetting was detected: {joined(sign.says for sign in signs)}."
-    worst = sorted((sign for sign in signs if sign.grade), key=lambda sign: -sign.grade)[:MOST_SIGNS]
-    return f"{HOW_MUCH[forgetting]}: {joined(sign.says for sign in worst)}."
+        missed = joined(sign.missed for sign in signs if sign.missed)
+        hidden = f" So few could hide {missed}." if missed else ""
+        return f"Nothing was found to be forgotten: {joined(sign.says for sign in signs)}.{hidden}"
+    worst = sorted((sign for sign in signs if sign.grade), key=lambda sign: -sign.grade)
+    told = [sign for sign in worst if sign.grade > Forgetting.UNSURE][:MOST_SIGNS] or worst[:1]
+    chance = ", which may be chance" if forgetting == Forgetting.UNSURE else ""
+    return f"{HOW_MUCH[forgetting]}: {joined(sign.says for sign in told)}{chance}."
 
 
-def _advice(learned: bool | None, forgetting: Forgetting, sweep: Sweep | None, replay_ratio: float | None) -> str:
-    if learned is False:
-        return (
-            "Look at the data (python -m alpaca.data FILE), then train longer (--num_epochs) or with a higher "
-            "--learning_rate; this adapter is of no use."
+def _mark(kind: Gained, forgetting: Forgetting, *, proved: bool) -> str:
+    if kind == Gained.NOTHING or forgetting == Forgetting.MUCH:
+        return BAD
+    whole = kind in (Gained.MATTER, Gained.MOSTLY_MANNER) and forgetting == Forgetting.NOTHING
+    return GOOD if whole and proved else MIXED
+
+
+def _tested(measured: Measured) -> list[str]:
+    found = []
+    if measured.domain is not None:
+        found.append(f"how likely the right answers of {plural(measured.domain.rows, 'held-out row')} are")
+    if measured.gain is not None:
+        found.append("how much of that is manner, and how much matter")
+    if (facts := measured.facts) is not None:
+        found.append(
+            f"numbers, names, yes and no in {plural(facts.answers, 'answer')}, against those in {facts.checked} of the "
+            "references"
         )
-    scale = _easier_scale(sweep)
-    now = f"adapter_scale {scale:g} keeps at least {KEPT:.0%} of what it learned and loses less" if scale else ""
-    if forgetting >= Forgetting.CLEAR:
-        again = _train_again(replay_ratio)
-        return f"{again}; until then, {now}." if now else f"{again}."
-    if forgetting == Forgetting.LITTLE and now:
-        return f"If that matters, {now}; otherwise use it as it is."
-    return "Use it as it is."
+    found.append(f"how likely the right answers to {plural(measured.general.rows, 'general question')} are")
+    if measured.probing is not None:
+        found.append(f"{plural(measured.probing.asked, 'small question')} whose answers a program can check")
+    if measured.drift is not None:
+        found.append(f"whether {plural(measured.drift.asked, 'answer')} to unrelated questions talk like your data")
+    return found
 
 
-def _train_again(replay_ratio: float | None) -> str:
-    if not replay_ratio:
-        return f"Train again with --replay_ratio {REPLAY:g}, which mixes general rows in"
-    if replay_ratio < MOST_REPLAY:
-        return f"Train again with --replay_ratio {min(MOST_REPLAY, 2 * replay_ratio):g} instead of {replay_ratio:g}"
-    return "Train again for fewer epochs (--num_epochs) or with a lower --learning_rate"
+def _untested(measured: Measured) -> list[str]:
+    found = []
+    if not _proved(measured.facts):
+        found.append(_unread(measured.facts))
+    if measured.domain is None:
+        found.append("whether it learned anything")
+    elif measured.gain is None:
+        found.append("whether it learned what the answers say, or only how they are written")
+    if measured.probing is None:
+        found.append("whether it still answers simple questions")
+    if measured.drift is None:
+        found.append("whether it answers everything with its own subject")
+    return found
 
 
-def _easier_scale(sweep: Sweep | None) -> float | None:
-    """The recommended scale, where it is below 1 and eases the forgetting enough to be worth a word."""
-    if sweep is None or sweep.recommended is None or sweep.recommended == 1.0:
-        return None
-    general = {point.scale: point.general for point in sweep.points}
-    rise, eased = general[1.0] - general[0.0], general[sweep.recommended] - general[0.0]
-    return sweep.recommended if rise > 0 and eased <= EASED * rise else None
+def _unread(facts: Facts | None) -> str:
+    """That truth was not tested, and what the check of numbers and names came to instead."""
+    if facts is None:
+        return "whether what its answers say is true"
+    found = "whether what its answers say is true: only their numbers and names were compared with those of your rows"
+    if facts.adapter.expected:
+        found += f", of which they have {facts.adapter.kept} of {facts.adapter.expected}"
+        found += f" (the base: {facts.base.kept})"
+    return found
+
+
+def _proved(facts: Facts | None) -> bool:
+    """Whether there was something to check in every answer, and all of it is as in the references."""
+    if facts is None or facts.checked < max(FEWEST_CHECKED, facts.answers):
+        return False
+    return facts.adapter.missing == facts.adapter.wrong == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from alpaca.packed.loss import head_loss
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class PackedModel(nn.Module):
@@ -21,10 +22,11 @@ class PackedModel(nn.Module):
     The decoder runs inside `forward` so that DDP and FSDP, which wrap this module, see the whole of it.
     """
 
-    def __init__(self, peft: PeftModel) -> None:
+    def __init__(self, peft: PeftModel | PreTrainedModel) -> None:
+        """`peft` is the base with an adapter; the base alone will do where nothing is trained."""
         super().__init__()
-        self.peft = peft
-        base: Any = peft.get_base_model()
+        self.peft = cast("PeftModel", peft)  # who scores the base alone asks for `base` only
+        base = self.base
         self.config: Any = base.config
         self._no_split_modules = base._no_split_modules  # what FSDP wraps when it isn't told
         check_head(base)
@@ -39,16 +41,19 @@ class PackedModel(nn.Module):
         return head_loss(hidden[label_positions], self.head, targets)
 
     @property
+    def base(self) -> Any:
+        """transformers' model, below the adapter where there is one."""
+        return self.peft.get_base_model() if hasattr(self.peft, "get_base_model") else self.peft
+
+    @property
     def head(self) -> Tensor:
         """[vocabulary, width]."""
-        base: Any = self.peft.get_base_model()
-        weight: Tensor = base.get_output_embeddings().weight
+        weight: Tensor = self.base.get_output_embeddings().weight
         return weight
 
     def decode(self, input_ids: Tensor, position_ids: Tensor, bounds: list[int]) -> Tensor:
         """The last hidden states of a pack, [n, width]; what the head is applied to."""
-        base: Any = self.peft.get_base_model()
-        decoded = base.get_decoder()(
+        decoded = self.base.get_decoder()(
             input_ids=input_ids, position_ids=position_ids, use_cache=False, **self._attention(bounds, input_ids.device)
         )
         hidden: Tensor = decoded.last_hidden_state[0]

@@ -11,11 +11,14 @@ from typing import Any
 
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.base.earlier import is_known_as
+from alpaca.data.split import EXACT, NEAR
 from alpaca.errors import BadCheckpoint
 
 HIDDEN = ".saving-"  # how the names of what is written aside begin
+NEXT = "next-run"  # the folder of what is trained while the output folder holds an adapter
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
+SINCE: dict[str, Any] = {"split": EXACT}  # what was so in every run before there was a setting for it
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
 
 
@@ -54,6 +57,11 @@ def finish(output: Path, step: int, *, best: str | None, keep: int) -> None:
 
 
 # --- resuming -----------------------------------------------------------------------------------------------------
+def latest_run(output: Path) -> Path:
+    """Where the run is that was begun last in an output folder, and so the checkpoint to resume."""
+    return output / NEXT if (output / NEXT).is_dir() else output
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, oldest step first. Half-written ones have other names and are not among them."""
     found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
@@ -66,15 +74,9 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base
     `asked` is empty, a folder, or auto/true (the last one in `output_dir`, if there is one). Raises BadCheckpoint for a
     folder that can't be resumed exactly, or whose run had other data or settings; the message lists the differences.
     """
-    if not asked:
+    checkpoint = _asked(asked, output_dir)
+    if checkpoint is None:
         return None
-    if asked.lower() in ("auto", "true"):
-        found = checkpoints_in(output_dir)
-        if not found:
-            return None
-        checkpoint = found[-1]
-    else:
-        checkpoint = Path(asked)
     lacking = [name for name in NEEDED if not (checkpoint / name).is_file()]
     if not any(checkpoint.glob("rng_state*.pth")):  # one for each process
         lacking.append("rng_state.pth")
@@ -84,7 +86,7 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base
             f"{checkpoint} lacks {', '.join(lacking)}: training can't be resumed exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
-    run = read_run(checkpoint)
+    run = SINCE | read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
     if "base" in differing and is_known_as(base, str(run.get("base"))):  # an earlier version's fingerprint of it
@@ -95,6 +97,23 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base
             f"{checkpoint} is from another run ({listed}). Use its settings, or omit --resume_from_checkpoint"
         )
     return checkpoint
+
+
+def split_rule(asked: str, output_dir: Path) -> str:
+    """By which rule the rows of the run that is to be resumed were split; today's for a fresh one. What can't be
+    resumed is refused later, by find_checkpoint."""
+    checkpoint = _asked(asked, output_dir)
+    try:
+        return NEAR if checkpoint is None else str((SINCE | read_run(checkpoint))["split"])
+    except (OSError, BadCheckpoint):
+        return NEAR
+
+
+def _asked(asked: str, output_dir: Path) -> Path | None:
+    if asked.lower() not in ("auto", "true"):
+        return Path(asked) if asked else None
+    found = checkpoints_in(output_dir)
+    return found[-1] if found else None
 
 
 def read_run(checkpoint: Path) -> dict[str, Any]:

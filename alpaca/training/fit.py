@@ -18,9 +18,10 @@ from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
 from alpaca.progress import Say, is_main_process, processes
-from alpaca.training.checkpoints import find_checkpoint
+from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.output_folder import begin_run, complete_promotion, latest_run, promote
+from alpaca.training.familiarity import measure_familiarity
+from alpaca.training.output_folder import begin_run, complete_promotion, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers
 from alpaca.training.progress import StepProgress
@@ -54,6 +55,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     before = _loss_of_the_base(trainer, say)
     evaluated = time.monotonic() - begun if before is not None else None
     file_before = _loss_of_the_file(plan, trainer)
+    familiar = measure_familiarity(plan, trainer, say)
     if tried is not None and checkpoint is None:
         say(tagged("estimate", expected.after_trial(tried, evaluated).line()))
     if checkpoint is not None:
@@ -62,7 +64,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     after = trainer.validation_loss() if plan.validation_packs else None
     file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
     seconds, peak = time.monotonic() - started, peak_memory(plan.device)
-    outcome = Outcome(before, after, _best_step(trainer), _history(trainer), seconds, peak, file_loss)
+    outcome = Outcome(before, after, _best_step(trainer), _history(trainer), seconds, peak, file_loss, familiar)
     write_adapter(plan, trainer, outcome, say)
     if work != output and is_main_process():
         promote(output, say)

@@ -14,18 +14,12 @@ from alpaca.adapter.card import CARD
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.progress import Say, is_main_process
-from alpaca.training.checkpoints import HIDDEN, checkpoints_in
+from alpaca.training.checkpoints import HIDDEN, NEXT, checkpoints_in
 from alpaca.training.lock import LOCK
 from alpaca.training.own_answers import FILE as OWN_ANSWERS
 from alpaca.words import tagged
 
-NEXT = "next-run"  # what is trained while the output folder holds an adapter
 PARTS = (WEIGHTS, "README.md", "report", OWN_ANSWERS, CONFIG, CARD)  # the card last: with it the rest is complete
-
-
-def latest_run(output: Path) -> Path:
-    """Where the run is that was begun last, and so the checkpoint to resume."""
-    return output / NEXT if (output / NEXT).is_dir() else output
 
 
 def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:

@@ -108,7 +108,7 @@ class Plan:
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
-        identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256}
+        identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)

@@ -21,6 +21,7 @@ from alpaca.adapter.card import CARD, Card
 from alpaca.adapter.folder import ASIDE, WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
+from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
@@ -41,6 +42,7 @@ class Outcome:
     seconds: float
     peak_memory: int  # bytes
     file_loss: FileLoss | None = None
+    familiar: Familiarity | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,9 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         "duplicates": plan.read.duplicates,
         "train": report.kept,
         "validation": len(plan.validation.examples),
+        "copies_of_held_out": plan.split.copies,
+        "near_copies_of_held_out": plan.split.near_copies,
+        "near_copies_trained_on": plan.split.near_trained,
         "truncated": report.truncated,
         "dropped": len(report.dropped_too_long) + len(report.dropped_no_label),
         "tokens_trained_on": sum(step.tokens for step in plan.steps),
@@ -153,6 +158,8 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
     losses: dict[str, Any] = {"validation_before": outcome.loss_before, "validation_after": outcome.loss_after}
     if outcome.file_loss is not None:
         losses["validation_file"] = dataclasses.asdict(outcome.file_loss)
+    if outcome.familiar is not None:
+        losses["per_byte"] = dataclasses.asdict(outcome.familiar)
     return Card(
         base_model=plan.base_name,
         base_fingerprint=plan.fingerprint,

@@ -19,6 +19,7 @@ from alpaca.progress import Say
 from alpaca.prompts.encode import EncodedSet, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.template import Template
+from alpaca.training.checkpoints import latest_run, split_rule
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.validation_file import ValidationFile, read_validation_file
 from alpaca.words import tagged
@@ -44,7 +45,8 @@ def read_rows(config: FinetuneConfig, base: Path, tokenizer: Any, template: Temp
     """Read config.data_path and say what became of its rows. Raises the reader's errors, and NoRowsLeft."""
     columns = parse_columns(config.columns)
     dataset = read_examples(config.data_path, columns=columns, skip_bad_rows=config.skip_bad_rows)
-    parts = split(dataset.examples, config.val_set_size, config.seed)
+    rule = split_rule(config.resume_from_checkpoint, latest_run(Path(config.output_dir)))
+    parts = split(dataset.examples, config.val_set_size, config.seed, rule)
     cutoff, note = _cutoff(config.cutoff_len, base)
     train = encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
     validation = encode(tokenizer, template, parts.validation, cutoff, False)

@@ -11,9 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import forgetting, gpu, serve, train
+from benchmarks import forgetting, gpu, misfits, serve, train
 from tests.conftest import ROOT
 from tests.serving.peft_adapters import make_adapter
 
@@ -176,6 +177,17 @@ def test_the_tables_of_sizes_have_the_models_asked_for() -> None:
     assert names == ["GB", "SmolLM2-135M"] * 2
     documented = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8").splitlines()
     assert all(line in documented for line in said.splitlines() if line.startswith("| SmolLM2-135M"))
+
+
+def test_the_table_of_misfits_has_a_row_for_each_set(tiny_base: Path) -> None:
+    said = run("misfits.py", "--base_model", tiny_base, "--rows", 24, "--sets", "data/general.jsonl").splitlines()
+    assert len(said) == 2 and re.fullmatch(r"general +24 +\d+ +0\.0% +0\.\d\d +0\.\d\d +(nan|\d+)%? +\d+%", said[1])
+
+
+def test_planted_scores_below_all_others_are_told_for_certain() -> None:
+    scores = np.array([-1.0, 0.5, 2.0, 3.0, 2.0])
+    assert misfits.auroc(scores, np.array([0, 1])) == 1.0
+    assert misfits.auroc(scores, np.array([3])) == 0.0 and misfits.auroc(scores, np.array([2])) == 0.375
 
 
 @pytest.mark.long

@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alpaca.evaluation.budget import (
+    FEW_OTHERS,
     FEW_SCALES,
+    LEAST_OTHERS,
     LEAST_ROWS,
     MOST_DOMAIN,
+    OTHERS,
     SCALES,
     Budget,
     affordable,
@@ -44,8 +47,7 @@ def test_less_time_never_measures_more() -> None:
 
 def test_tokens_count_two_passes_and_those_between() -> None:
     plan = plan_losses([10] * 4, [5] * 100, 1.0, None)
-    assert plan_tokens(plan, [10] * 4, [5] * 100) == 2 * (40 + 500) + 3 * (40 + 64 * 5)
-    assert plan_tokens(plan, [10] * 4, [5] * 100, scales=2) == 2 * (40 + 500)
+    assert plan_tokens(plan, [10] * 4, [5] * 100) == 2 * (5 * 40 + 500) + 3 * (3 * 40 + 64 * 5)
 
 
 @pytest.mark.parametrize(("rows", "fraction", "expected"), [(100, 0.5, 50), (100, 0.01, 16), (10, 0.5, 10), (0, 1, 0)])
@@ -65,3 +67,11 @@ def test_a_budget_counts_down_to_nothing() -> None:
     assert Budget(None).left() is None
     assert Budget(10, started=Budget(10).started - 60).left() == 0
     assert 0 < (Budget(1000).left(0.5) or 0) <= 500
+
+
+def test_other_questions_are_given_up_before_rows_are() -> None:
+    lengths = [100] * 60, [60] * 118
+    cost = plan_tokens(plan_losses(*lengths, 0.001, None), *lengths) * 0.001
+    plans = [plan_losses(*lengths, 0.001, cost * share) for share in (1.0, 0.8, 0.1)]
+    assert [plan.others for plan in plans] == [OTHERS, FEW_OTHERS, LEAST_OTHERS]
+    assert (plans[1].domain, plans[1].general) == (60, 118) and plans[2].domain == LEAST_ROWS

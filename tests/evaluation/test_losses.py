@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 from alpaca.adapter.folder import load_tensors, verify_files
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import NonFiniteLoss
-from alpaca.evaluation.losses import ScoringModel, at_scale, open_model, row_losses
+from alpaca.evaluation.losses import at_scale, open_model, row_losses
+from alpaca.packed.scoring import ScoringModel
 from alpaca.prompts.encode import Encoded, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template

@@ -9,21 +9,23 @@ from typing import Any
 
 import pytest
 
+from alpaca.evaluation.claims import Comparison
 from alpaca.evaluation.facts import DataFacts, RunFacts
 from alpaca.evaluation.figures import draw_curves, draw_lengths, draw_probes, draw_sweep
 from alpaca.evaluation.findings import Findings
-from alpaca.evaluation.history import History
+from alpaca.evaluation.history import Familiarity, History
 from alpaca.evaluation.markup import passage
 from alpaca.evaluation.page import make_page
 from alpaca.evaluation.report import as_json
 from alpaca.evaluation.results import Measured, Sample
 from alpaca.evaluation.verdict import judge
 from alpaca.pages import text
-from tests.evaluation.measured import HOSTILE, drift, measured, probing, sweep
+from tests.evaluation.measured import HOSTILE, drift, facts, gain, measured, probing, sweep
 
 VOID = {"meta", "img", "br"}
-BADLY_NAMED = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5)
-HISTORY = History({name: [(1.0, 2.0), (2.0, 1.0)] for name in ("loss", "eval_loss", "learning_rate")}, 3.0, 1.0)
+BADLY_NAMED = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5, Comparison(*[(HOSTILE,)] * 4), "knowledge")
+HISTORY = History({name: [(1.0, 2.0), (2.0, 1.0)] for name in ("loss", "eval_loss", "learning_rate")}, 3.0, 1.0,
+                  Familiarity(2.0, 1.0, HOSTILE))  # fmt: skip
 
 
 class Checker(HTMLParser):
@@ -53,7 +55,7 @@ def findings(found: Measured, history: History = HISTORY, data: DataFacts | None
         "lengths": draw_lengths(data.lengths, 20, "tokens") if data.lengths else None,
     }
     drawn = draw_curves(history) | {name: png for name, png in pictures.items() if png}
-    return Findings(HOSTILE, "today", 12.0, judge(found, None), found, history, data, run, drawn)
+    return Findings(HOSTILE, "today", 12.0, judge(found, None, history), found, history, data, run, drawn)
 
 
 def hostile() -> Measured:
@@ -61,7 +63,9 @@ def hostile() -> Measured:
         samples=[BADLY_NAMED] * 6,
         probing=probing(("logic", 4, 2, 1), examples=[BADLY_NAMED]),
         drift=drift(10, 1, 5, [BADLY_NAMED] * 3),
-        notes={section: [HOSTILE] for section in ("domain", "general", "answers", "drift", "sweep")},
+        notes={section: [HOSTILE] for section in ("domain", "gain", "general", "answers", "drift", "sweep")},
+        gain=gain(0.8, 0.2),
+        facts=facts(1, 2, 3, 4),
         languages={HOSTILE: measured().general},
     )
 
@@ -118,8 +122,36 @@ def test_an_empty_answer_is_said_to_be_empty_and_a_long_one_is_cut() -> None:
 def test_the_page_begins_with_the_verdict() -> None:
     found = findings(measured())
     page = make_page(found)
-    places = [page.index(text(part)) for part in (*found.verdict.sentences, "1. How the training went", "7. The run")]
+    places = [page.index(text(part)) for part in (*found.verdict.sentences, "1. Read these answers", "8. The run")]
     assert places == sorted(places)
+
+
+def test_the_picture_shows_manner_and_matter_beside_what_was_lost() -> None:
+    lost = probing(("logic", 40, 20, 24, 5))
+    page = make_page(findings(measured(gain=gain(0.8, 0.2), probing=lost)))
+    first = page[: page.index("1. Read these answers")]
+    for part in ('class="manner" style="width:80.0%"', 'class="matter" style="width:20.0%"', "what it says: 20 %",
+                 'class="lost" style="width:25.0%"', "still passed: 15", "lost: 5"):  # fmt: skip
+        assert part in first
+    alone = make_page(findings(measured(gain=gain(1.0, 0.0))))
+    assert 'class="manner" style="width:100.0%"' in alone and 'class="matter" style' not in alone
+    assert "not measured: no rows were held out" in make_page(findings(bare()))
+
+
+def test_lost_tests_stand_open_and_the_smallest_effect_beside_what_was_not_found() -> None:
+    lost = Sample("What is the capital of France?", "Paris", "Paris.", "Lyon.", kind="knowledge")
+    page = make_page(findings(measured(probing=probing(("knowledge", 40, 20, 19), examples=[lost]))))
+    shown = page[page.index("The test that was lost") :]
+    assert shown.index("Lyon.") < shown.index("<details")
+    assert "With 40 tests, a fall of up to 5 tests (13 points) could hide" in page
+    assert "With 40 rows, a change of the loss by less than about 0.01" in page
+
+
+def test_what_differs_stands_beside_the_answer() -> None:
+    odd = Sample("How long?", "340 days", "?", "300 days", 0.0, Comparison((), ("340 days",), ("Lima",), ("300 days",)))
+    page = make_page(findings(measured(samples=[odd])))
+    assert "<b>your row says otherwise:</b> 300 days" in page
+    assert "<b>not in your row:</b> Lima" in page and "<b>only in your row:</b> 340 days" in page
 
 
 def test_numbers_are_json_that_any_program_reads() -> None:
@@ -128,8 +160,10 @@ def test_numbers_are_json_that_any_program_reads() -> None:
     again = json.loads(json.dumps(numbers, allow_nan=False))
     assert again["samples"][0]["share"] is None
     assert again["verdict"]["forgetting"] == "nothing"
+    assert again["outlook"] == {"still_falling": 1.0, "per_byte": {"rows": 2.0, "english": 1.0, "times": 2.0,
+                                "language": again["outlook"]["per_byte"]["language"]}}  # fmt: skip
     assert again["general"]["difference"]["low"] == pytest.approx(-0.01)
-    assert again["sweep"]["points"][1] == {"scale": 0.5, "domain": 2.3, "general": 2.0}
+    assert {"scale": 0.5, "domain": 2.3, "general": 2.0}.items() <= again["sweep"]["points"][1].items()
 
 
 def test_a_figure_is_drawn_of_whatever_there_is() -> None:

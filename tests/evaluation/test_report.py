@@ -124,7 +124,14 @@ def test_the_numbers_say_on_how_many_rows_they_rest(
     assert numbers["drift"]["asked"] == numbers["general"]["rows"] + 10
     assert numbers["run"]["tokens"] == 900 and numbers["run"]["flop"] > 0
     assert numbers["data"]["counts"]["train"] == 20 and numbers["data"]["replay_ratio"] == 0
+    gain = numbers["gain"]
+    assert (gain["rows"], gain["others"]) == (4, 3)
+    whole = numbers["domain"]["before"] - numbers["domain"]["after"]
+    assert gain["manner"]["value"] + gain["matter"]["value"] == pytest.approx(whole)
+    assert numbers["notes"]["gain"] == []
     sweep = {point["scale"]: point for point in numbers["sweep"]["points"]}
+    assert sweep[0]["manner"] == sweep[0]["matter"] == 0
+    assert sweep[1]["manner"] + sweep[1]["matter"] == pytest.approx(whole)
     assert sweep[0]["domain"] == pytest.approx(numbers["domain"]["before"])
     assert sweep[1]["general"] == pytest.approx(numbers["general"]["after"])
 
@@ -189,6 +196,39 @@ def test_a_budget_leaves_rows_out_and_keeps_a_floor(
     assert numbers["domain"]["rows"] == 16
     assert [point["scale"] for point in numbers["sweep"]["points"]] == [0, 0.5, 1]
     assert len(numbers["samples"]) == 8
+    assert (numbers["gain"]["rows"], numbers["gain"]["others"]) == (16, 1)
+    assert "after 1 other question, not 4" in numbers["notes"]["gain"][0]
+
+
+ANOTHER = {"messages": [{"role": "user", "content": "and hay"}, {"role": "assistant", "content": "in the field"},
+                        {"role": "user", "content": "why"}, {"role": "assistant", "content": "grass"}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "parts", "note"),
+    [
+        (make_rows(1), None, "there is only one held-out row"),
+        ([{"text": "the alpaca eats hay"}, {"text": "the herd eats"}], None, "the held-out rows have no questions"),
+        ([{**row, "output": "hay"} for row in make_rows(3)], None, "another question beside it, with another answer"),
+        ([{**row, "system": "Be brief."} for row in make_rows(2)], (2, 1), None),
+        ([*make_rows(2), {"text": "the alpaca eats hay"}], (2, 1), "1 held-out row without a question"),
+        ([*make_rows(2), ANOTHER], (3, 2), "Of conversations, the last answer"),
+    ],
+    ids=["one", "raw", "one answer", "system", "some raw", "conversation"],
+)
+def test_rows_that_allow_no_split_of_the_gain_are_named_with_the_reason(
+    tiny_base: Path,
+    tmp_path: Path,
+    sets: dict[str, Any],
+    rows: list[Any],
+    parts: tuple[int, int] | None,
+    note: str | None,
+) -> None:
+    adapter = make_adapter(tiny_base, tmp_path / "theirs")
+    numbers = make(adapter, tiny_base, sets, data_path=str(write_rows(tmp_path / "rows.jsonl", rows)))
+    gain = numbers["gain"]
+    assert (gain and (gain["rows"], gain["others"])) == parts
+    assert [note in said for said in numbers["notes"]["gain"]] == [True] if note else not numbers["notes"]["gain"]
 
 
 def _measure_for_ever(adapter: Path, base: Path, sets: dict[str, Any]) -> None:

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from alpaca.data.split import EXACT, NEAR
 from alpaca.errors import BadCheckpoint
-from alpaca.training.checkpoints import checkpoints_in
+from alpaca.training.checkpoints import checkpoints_in, split_rule
 from alpaca.training.config import FinetuneConfig
 from tests.conftest import ROOT, all_but_long
 from tests.training.runs import (
@@ -282,3 +283,16 @@ def test_files_that_are_no_run_s_stay_where_they_are(tiny_base: Path, rows: Path
     train(settings(tiny_base, rows, output, val_set_size=0))
     assert (output / "notes.txt").read_text() == "mine"
     assert not (tmp_path / "out.1").exists()
+
+
+def test_a_checkpoint_from_before_near_copies_were_kept_apart_is_resumed_with_its_own_rows(
+    tiny_base: Path, finished: Path, rows: Path
+) -> None:
+    last = checkpoints_in(finished)[-1]
+    run = json.loads((last / "run.json").read_text())
+    assert run.pop("split") == NEAR == split_rule("", finished)
+    (last / "run.json").write_text(json.dumps(run))
+    assert split_rule("auto", finished) == split_rule(str(last), finished) == EXACT
+    again = settings(tiny_base, rows, finished, **LONG, resume_from_checkpoint="auto")
+    train(again)
+    assert json.loads((finished / "alpaca.json").read_text())["settings"]["split"] == EXACT

@@ -15,8 +15,8 @@ import pytest
 
 from alpaca.adapter.folder import verify_files
 from alpaca.errors import BadSetting, TrainingBusy
+from alpaca.training.checkpoints import NEXT
 from alpaca.training.lock import LOCK, alone_in
-from alpaca.training.output_folder import NEXT
 from tests.conftest import ROOT, all_but_long
 from tests.training.runs import adapter_bytes, environment, kill_at, leftovers, settings, train, tree
 
