@@ -17,6 +17,7 @@ HIDDEN = ".saving-"  # how the names of what is written aside begin
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
+SINCE: dict[str, Any] = {"replay_kl": 0.0}  # what was so in every run before there was a setting for it
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base
             f"{checkpoint} lacks {', '.join(lacking)}: training can't be resumed exactly from it. "
             f"Checkpoints in {output_dir}: {there}"
         )
-    run = read_run(checkpoint)
+    run = SINCE | read_run(checkpoint)
     now = json.loads(json.dumps(identity))
     differing = [name for name in now if run.get(name) != now[name]]
     if "base" in differing and is_known_as(base, str(run.get("base"))):  # an earlier version's fingerprint of it

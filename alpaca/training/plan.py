@@ -33,7 +33,7 @@ from alpaca.training import disk, preflight, untrained
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.memory import LESS, memory_now
-from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
+from alpaca.training.replay import Answered, Replay, choose_kl, choose_ratio, mixed_steps, plan_replay, read_replay
 from alpaca.training.rows import encode, read_rows
 from alpaca.training.served import serving_notes, unserved
 from alpaca.training.surroundings import check_surroundings
@@ -108,6 +108,7 @@ class Plan:
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
+        settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
         if self.replay is not None and self.replay.answered is not None:
@@ -117,6 +118,13 @@ class Plan:
     def written_into(self, folder: Path) -> Plan:
         """The same run, written into another folder."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, output_dir=str(folder)))
+
+    @property
+    def taught(self) -> tuple[int, float] | None:
+        """(index from which on the base teaches examples, weight of that), None where it teaches none."""
+        if self.replay is None or not self.replay.kl[0]:
+            return None
+        return len(self.train.examples), self.replay.kl[0]
 
     @property
     def replays_itself(self) -> bool:
@@ -147,7 +155,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say(tagged("warning", untrained.warning(faint, template)))
 
     rows = read_rows(config, base, tokenizer, template, say)
-    ratio = choose_ratio(config, bool(getattr(tokenizer, "chat_template", None)))
+    tuned = bool(getattr(tokenizer, "chat_template", None))
+    ratio = choose_ratio(config, tuned)
     replay = None
     if ratio[0]:
         source, general = read_replay(config, {example.key() for example in rows.split.validation})
@@ -155,6 +164,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         replay = plan_replay(
             source, general, encoded, ratio=ratio[0], train_rows=len(rows.train.examples), config=config
         )
+        replay = dataclasses.replace(replay, kl=choose_kl(config, tuned))
     budget = preflight.token_budget(config.micro_batch_tokens, rows.cutoff, device)
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
@@ -174,7 +184,7 @@ def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Pla
     replay = plan_replay(
         plan.replay.source, rows, encoded, ratio=plan.replay.ratio, train_rows=len(plan.train.examples), config=config
     )
-    replay = dataclasses.replace(replay, sha256=plan.replay.sha256, answered=answered)
+    replay = dataclasses.replace(replay, sha256=plan.replay.sha256, answered=answered, kl=plan.replay.kl)
     return dataclasses.replace(plan, replay=replay, steps=_steps(config, plan.train, replay, plan.budget[0]))
 
 
@@ -228,6 +238,9 @@ def _replay_lines(plan: Plan) -> list[str]:
     if plan.replay is None:
         return [f"none: replay_ratio {ratio:g} ({reason})"]
     lines = [plan.replay.line(len(plan.train.examples)), f"replay_ratio {ratio:g} ({reason}); 0 turns it off"]
+    weight, why = plan.replay.kl
+    what = "the divergence from the base counts on these rows" if weight else "these rows are trained on like the data"
+    lines.append(f"replay_kl {weight:g} ({why}): {what}")
     if plan.replays_itself and plan.replay.answered is None:
         lines.append("before training the base answers these rows itself; below, the set's own answers stand for them")
     return lines

@@ -26,6 +26,7 @@ from alpaca.prompts.example import Example
 from alpaca.training.config import FinetuneConfig
 
 RATIO = 0.1
+KL = 5.0  # what a unit of divergence on replayed answers counts beside a unit of loss on the data's
 STREAM = 0x5EED  # keeps the draw of replay rows apart from the order of the rows, which is drawn from the same seed
 
 
@@ -50,6 +51,7 @@ class Replay:
     encoded: list[Encoded]
     draws: list[list[int]]
     answered: Answered | None = None
+    kl: tuple[float, str] = (0.0, "")  # the weight of the divergence from the base on these rows, and why it is that
 
     @property
     def per_epoch(self) -> int:
@@ -82,6 +84,7 @@ class Replay:
             "rows_seen": len({index for drawn in self.draws for index in drawn}),
             "draw": "each epoch its own, by the seed; none again before all were drawn",
             "answers": "of the set",
+            "kl": self.kl[0],
         }
         if self.answered is not None:
             card |= {"answers": "of the base itself", "asked": self.answered.asked}
@@ -96,6 +99,16 @@ def choose_ratio(config: FinetuneConfig, has_chat_template: bool) -> tuple[float
     if has_chat_template:
         return RATIO, "the base has a chat template, so it is tuned to instructions already and could forget them"
     return 0.0, "the base has no chat template, so it is not tuned to instructions yet"
+
+
+def choose_kl(config: FinetuneConfig, has_chat_template: bool) -> tuple[float, str]:
+    """What a unit of divergence from the base on replayed answers counts, 0 where they are trained on like the data;
+    and why."""
+    if config.replay_kl is not None:
+        return config.replay_kl, "as asked"
+    if has_chat_template:
+        return KL, "the base has a chat template: what it says to general questions is to stay, word by word"
+    return 0.0, "the base has no chat template, so it learns from general rows as well"
 
 
 def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, list[Example]]:
