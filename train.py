@@ -57,7 +57,10 @@ async def train(
         le=0.9,
         description="Share of general rows; without it, 0.1 where the base has a chat template.",
     ),
-    replay_self: bool = Input(default=False, description="Let the base answer the general prompts itself first."),
+    replay_self: Optional[bool] = Input(
+        default=None,
+        description="Let the base answer the general prompts itself first; without it, chosen by the base.",
+    ),
     replay_kl: Optional[float] = Input(
         default=None,
         ge=0,

@@ -18,7 +18,7 @@ from alpaca.data.rows import to_row
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
 from alpaca.files import written_aside
 from alpaca.progress import Say, progress
-from alpaca.prompts.example import Example
+from alpaca.prompts.example import Example, text_problem
 from alpaca.prompts.template import Template
 from alpaca.training.answer_cache import OwnAnswer, add_answers, cache_file, read_answers
 from alpaca.training.checkpoints import read_run
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from alpaca.training.plan import Plan
 
 FILE = "replay.jsonl"
-MAX_TOKENS = 200  # an answer that is longer is left out: cut off, it would teach the model to stop in mid-sentence
-
 
 Answers = tuple[list[Example], Answered]
 
@@ -62,28 +60,36 @@ def kept_answers(checkpoint: Path, say: Say) -> Answers:
 def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     """(rows that are of use, how many were asked, answers cut off, empty answers)."""
     prompts = prompts_to_ask(plan)
+    most = plan.most_answer_tokens
     kept = cache_file(
-        base=plan.fingerprint, precision=plan.precision.precision, template=plan.template.card(), max_tokens=MAX_TOKENS
+        base=plan.fingerprint, precision=plan.precision.precision, template=plan.template.card(), max_tokens=most
     )
     known = read_answers(kept, say)
     if unknown := [prompt for prompt in prompts if prompt.key() not in known]:
-        known |= _answer(plan, unknown, say)
+        known |= _answer(plan, unknown, most, say)
         add_answers(kept, {prompt.key(): known[prompt.key()] for prompt in prompts}, say)
     if before := len(prompts) - len(unknown):
         say(tagged("replay", f"{before} of the base's {len(prompts)} own answers were made before, in {kept}"))
     answers = [(prompt, known[prompt.key()]) for prompt in prompts]
-    rows = [prompt.answered(answer.text) for prompt, answer in answers if answer.text and not answer.cut_off]
-    cut_off = sum(answer.cut_off for _, answer in answers)
-    empty = len(prompts) - cut_off - len(rows)
-    left_out = f"left out: {cut_off} cut off, {empty} empty"
+    whole = [(prompt, answer) for prompt, answer in answers if plan.taught or not answer.cut_off]
+    rows = [
+        prompt.answered(answer.text)
+        for prompt, answer in whole
+        if answer.text.strip() and not text_problem(answer.text)
+    ]
+    cut_off = len(answers) - len(whole)
+    empty = len(whole) - len(rows)
+    left_out = f"left out: {cut_off} cut off, {empty} empty or no text"
     if not rows:
-        raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
+        raise NoRowsLeft(
+            f"none of the base's {len(prompts)} own answers can be used ({left_out}): give --replay_self false"
+        )
     say(tagged("replay", f"{len(rows)} answers of the base are replayed; {left_out}"))
     return rows, len(prompts), cut_off, empty
 
 
-def _answer(plan: Plan, prompts: Sequence[Example], say: Say) -> dict[str, OwnAnswer]:
-    """What the base says to each prompt, by its key."""
+def _answer(plan: Plan, prompts: Sequence[Example], most: int, say: Say) -> dict[str, OwnAnswer]:
+    """What the base says to each prompt in at most `most` tokens, by its key."""
     from alpaca.serving.limits import EngineLimits
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.stream import FinishReason
@@ -91,11 +97,11 @@ def _answer(plan: Plan, prompts: Sequence[Example], say: Say) -> dict[str, OwnAn
 
     longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
     base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
-    engine = open_engine(base, limits=EngineLimits(context=longest + MAX_TOKENS), say=_unsaid)
+    engine = open_engine(base, limits=EngineLimits(context=longest + most), say=_unsaid)
     try:
-        what = f"the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each"
+        what = f"the base answers {len(prompts)} prompts first, at most {most} tokens each"
         with progress(tagged("replay", what), len(prompts), "answer", say) as done:
-            found = answers(engine, [_request(prompt, plan.template) for prompt in prompts], done=done)
+            found = answers(engine, [_request(prompt, plan.template, most) for prompt in prompts], done=done)
     finally:
         engine.close()
         del engine, base
@@ -116,11 +122,11 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
     return [replace(row, turns=row.turns[:1]).awaiting() for row in rows if not row.raw]
 
 
-def _request(prompt: Example, template: Template) -> GenerationRequest:
+def _request(prompt: Example, template: Template, most: int) -> GenerationRequest:
     """Greedy, in the words that training uses."""
     from alpaca.serving.request import GenerationRequest
 
-    return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template=template)
+    return GenerationRequest(prompt, max_tokens=most, temperature=0.0, prompt_template=template)
 
 
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:

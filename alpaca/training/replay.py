@@ -25,14 +25,17 @@ from alpaca.prompts.encode import Encoded
 from alpaca.prompts.example import Example
 from alpaca.training.config import FinetuneConfig
 
-RATIO = 0.1
-KL = 5.0  # what a unit of divergence on replayed answers counts beside a unit of loss on the data's
 STREAM = 0x5EED  # keeps the draw of replay rows apart from the order of the rows, which is drawn from the same seed
+# Tokens of an answer that the base gives itself. One that is longer is left out: cut off, it would teach the model to
+# stop in mid-sentence. Where the base teaches the rows, nothing is learned from where they end, and the beginning is
+# enough, cut off or not.
+ANSWER_TOKENS, TAUGHT_TOKENS = 200, 64
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What the base answered itself: how many prompts, and how many of its answers were of no use."""
+    """What the base answered itself: how many prompts, and how many of its answers were of no use: cut off, or empty or
+    with characters that no text holds."""
 
     asked: int
     cut_off: int
@@ -52,6 +55,7 @@ class Replay:
     draws: list[list[int]]
     answered: Answered | None = None
     kl: tuple[float, str] = (0.0, "")  # the weight of the divergence from the base on these rows, and why it is that
+    own: tuple[bool, str] = (False, "")  # whether the base answers them itself, and why
 
     @property
     def per_epoch(self) -> int:
@@ -90,25 +94,6 @@ class Replay:
             card |= {"answers": "of the base itself", "asked": self.answered.asked}
             card |= {"cut_off": self.answered.cut_off, "empty": self.answered.empty}
         return card
-
-
-def choose_ratio(config: FinetuneConfig, has_chat_template: bool) -> tuple[float, str]:
-    """The share of replay rows, and why."""
-    if config.replay_ratio is not None:
-        return config.replay_ratio, "as asked"
-    if has_chat_template:
-        return RATIO, "the base has a chat template, so it is tuned to instructions already and could forget them"
-    return 0.0, "the base has no chat template, so it is not tuned to instructions yet"
-
-
-def choose_kl(config: FinetuneConfig, has_chat_template: bool) -> tuple[float, str]:
-    """What a unit of divergence from the base on replayed answers counts, 0 where they are trained on like the data;
-    and why."""
-    if config.replay_kl is not None:
-        return config.replay_kl, "as asked"
-    if has_chat_template:
-        return KL, "the base has a chat template: what it says to general questions is to stay, word by word"
-    return 0.0, "the base has no chat template, so it learns from general rows as well"
 
 
 def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, list[Example]]:

@@ -22,9 +22,10 @@ from alpaca.paths import CACHE, cache_home
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.fit import build_model, make_trainer
-from alpaca.training.own_answers import FILE, MAX_TOKENS, prompts_to_ask
+from alpaca.training.own_answers import FILE, answer_replay, prompts_to_ask
 from alpaca.training.plan import Plan, make_plan
-from alpaca.training.replay import KL, draw
+from alpaca.training.remedies import KL
+from alpaca.training.replay import draw
 from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, kill_at, leftovers, make_rows, settings, train, tree, write_rows
 
@@ -89,7 +90,7 @@ def test_a_set_with_too_few_rows_gives_what_it_has_and_says_so(
 @pytest.mark.parametrize(
     ("base_name", "asked", "weight", "says"),
     [
-        ("tiny_base", None, KL, "replay_kl 5 (the base has a chat template: .*): the divergence from the base counts"),
+        ("tiny_base", None, KL, "replay_kl 20 (the base has a chat template: .*): the divergence from the base counts"),
         ("tiny_mha_base", None, 0, "replay_kl 0 (the base has no chat template, .*): these rows are trained on like"),
         ("tiny_base", 0, 0, "replay_kl 0 (as asked): these rows are trained on like the data"),
         ("tiny_mha_base", 2.5, 2.5, "replay_kl 2.5 (as asked): the divergence from the base counts"),
@@ -246,9 +247,9 @@ def test_the_card_and_the_model_card_count_it(tiny_base: Path, rows: Path, gener
     assert replay.pop("sha256") == plan.replay.sha256 and "each epoch its own" in replay.pop("draw")
     assert replay == {
         "source": "general.jsonl", "ratio": 0.2, "share": 0.2, "rows": 12, "rows_per_epoch": 5, "rows_seen": 10,
-        "answers": "of the set", "kl": 5.0,
+        "answers": "of the set", "kl": 20.0,
     }  # fmt: skip
-    assert card.settings["replay_kl"] == 5
+    assert card.settings["replay_kl"] == 20
     assert card.data["train"] == 20 and card.settings["replay_ratio"] == 0.2
     assert "with 5 of `general.jsonl` in each epoch" in (tmp_path / "out" / "README.md").read_text()
     train(settings(tiny_base, rows, tmp_path / "without"))
@@ -273,7 +274,7 @@ def test_killed_and_resumed_with_replay_ends_with_the_same_bytes_and_another_rep
         ({"replay_ratio": 0.1}, "replay_ratio: 0.2 then, 0.1 now"),
         ({"replay_ratio": 0}, "replay: .* then, null now; replay_ratio: 0.2 then, 0 now|replay_ratio: 0.2 then, 0 now"),
         ({"replay_path": str(other)}, "replay: "),
-        ({"replay_kl": 0}, "replay_kl: 5.0 then, 0 now"),
+        ({"replay_kl": 0}, "replay_kl: 20.0 then, 0.0 now"),
         ({"replay_self": True}, "replay_self: false then, true now"),
     ]:
         with pytest.raises(BadCheckpoint, match=f"is from another run .*({message})"):
@@ -402,10 +403,14 @@ def test_answers_that_never_end_are_left_out_and_where_none_is_left_it_is_told(
     weights = load_file(str(base / "model.safetensors"))
     weights["model.embed_tokens.weight"][2] = 0.0
     save_file(weights, str(base / "model.safetensors"), metadata={"format": "pt"})
-    config = self_settings(base, rows, general, tmp_path / "out")
+    config = self_settings(base, rows, general, tmp_path / "out", replay_kl=0)
     with pytest.raises(AlpacaError, match=r"E2003 NoRowsLeft: none of the base's 10 own answers .*10 cut off"):
         train(config)
-    assert MAX_TOKENS == 200 and leftovers(tmp_path / "out") == []
+    plan = make_plan(self_settings(base, rows, general, tmp_path / "out"), lambda line: None)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    taught, answered = answer_replay(plan, lambda line: None)  # nothing is learned from where these end
+    assert answered.cut_off == 0 and len(taught) == 10 - answered.empty >= 5  # some hold characters that no text has
+    assert leftovers(tmp_path / "out") == []
 
 
 def test_a_dry_run_asks_nothing_and_conversations_are_asked_their_first_turn(
