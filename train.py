@@ -57,7 +57,16 @@ async def train(
         le=0.9,
         description="Share of general rows; without it, 0.1 where the base has a chat template.",
     ),
-    replay_self: bool = Input(default=False, description="Let the base answer the general prompts itself first."),
+    replay_self: Optional[bool] = Input(
+        default=None,
+        description="Let the base answer the general prompts itself first; without it, chosen by the base.",
+    ),
+    replay_kl: Optional[float] = Input(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Weight of the divergence from the base on general rows; without it, chosen by the base.",
+    ),
     lora_r: int = Input(default=16, ge=1, le=1024, description="Rank of the adapter."),
     lora_alpha: float = Input(default=32, ge=0.001, le=1000000, description="The adapter's scale is this over lora_r."),
     lora_dropout: float = Input(default=0.0, ge=0, le=0.99, description="Dropout before the adapter."),

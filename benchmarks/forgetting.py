@@ -1,47 +1,60 @@
-"""What a fine-tune gains and forgets, without replay and with it, on the default base and the shipped sets.
+"""What a fine-tune gains and forgets, with each remedy by itself and with the defaults, over several seeds.
 
-    python benchmarks/forgetting.py                      both sets, six fine-tunes: an hour on two cores
-    python benchmarks/forgetting.py --sets alpacas       one of them
-    python benchmarks/forgetting.py --keep runs          keep the adapters and their reports in runs/
-    python benchmarks/forgetting.py --num_epochs 0.2     a quick look
+    python benchmarks/forgetting.py --seeds 3 --keep runs     the table of docs/benchmarks.md, on both sets
+    python benchmarks/forgetting.py --sets alpacas --ways unprotected defaults
+    python benchmarks/forgetting.py --ways defaults --learning_rates 0.7 1 1.5
+    python benchmarks/forgetting.py --num_epochs 0.2          a quick look
 
-Each fine-tune is finetune.py as it comes, apart from the replay: none, the default (a tenth of general rows), or the
-same with answers of the base itself. Each report is python -m alpaca.evaluation, whole.
+Each way is finetune.py with the options named below and no others. Each report is python -m alpaca.evaluation,
+whole. A seed decides which rows are held out, their order, the draw of the general rows and the start of the adapter.
 
-The rise is that of the loss of the base's own answers to general questions: how far the adapter moved away from what
-the base says where it was not asked to.
+The rise is that of the loss of the base's own answers to general questions, per token: how far the adapter moved away
+from what the base says where it was not asked to. The ratios compare each run with the unprotected one of its own seed.
+With two seeds and more, the interval is Student's, of 95 %.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
 SETS = {"alpacas": "data/alpacas.jsonl", "insurance_zh": "data/insurance_zh.jsonl"}
-RUNS = {
-    "without replay": ["--replay_ratio", "0"],
+PLAIN = "unprotected"
+WAYS: dict[str, list[str]] = {
+    PLAIN: ["--replay_ratio", "0"],
+    "written rows": ["--replay_self", "false", "--replay_kl", "0"],
+    "own answers": ["--replay_self", "true", "--replay_kl", "0"],
+    "KL on written rows": ["--replay_self", "false", "--replay_kl", "5"],
+    "KL on own answers": ["--replay_self", "true", "--replay_kl", "5"],
+    "MLP only, r 26": ["--replay_ratio", "0", "--lora_target_modules", "gate_proj,up_proj,down_proj", "--lora_r", "26",
+                       "--lora_alpha", "52"],
     "defaults": [],
-    "own answers": ["--replay_self", "true"],
-}
+}  # fmt: skip
+STUDENT = (math.inf, 12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of 95 %, by degrees of freedom
+UNKNOWN = math.nan
 
 
-def run(name: str, kind: str, base: str, folder: Path, epochs: float) -> dict[str, Any]:
-    """Fine-tune, report, and return the report's figures. What is in `folder` already is used."""
-    adapter = folder / f"{name}-{kind.replace(' ', '-')}"
+def run(rows: str, way: Sequence[str], base: str, adapter: Path, more: Sequence[str]) -> dict[str, float]:
+    """Fine-tune, report, and return the figures of both. What is in the folder `adapter` already is used."""
     if not (adapter / "alpaca.json").is_file():
-        command = ["finetune.py", "--base_model", base, "--data_path", SETS[name], "--output_dir", str(adapter),
-                   "--batch_size", "8", "--num_epochs", str(epochs), "--report_budget", "0", *RUNS[kind]]  # fmt: skip
-        _python(*command)
-    if not (adapter / "report" / "report.json").is_file():
-        _python("-m", "alpaca.evaluation", "--adapter", str(adapter), "--base_model", base)
-    found: dict[str, Any] = json.loads((adapter / "report" / "report.json").read_text(encoding="utf-8"))
-    return found
+        command = ["finetune.py", "--base_model", base, "--data_path", rows, "--output_dir", str(adapter)]
+        _python(*command, "--batch_size", "8", "--report_budget", "0", *more, *way)
+    report = adapter / "report" / "report.json"
+    if not report.is_file():
+        _python("-m", "alpaca.evaluation", "--adapter", str(adapter), "--base_model", base, "--data_path", rows)
+    read = (json.loads(path.read_text(encoding="utf-8")) for path in (report, adapter / "alpaca.json"))
+    return figures(*read)
 
 
 def _python(*command: str) -> None:
@@ -49,55 +62,96 @@ def _python(*command: str) -> None:
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=sys.stderr)
 
 
-def figures(report: dict[str, Any]) -> dict[str, float]:
-    """What counts of one report: losses per token, and counts of probes and of answers that talk like the data."""
+def figures(report: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, float]:
+    """What counts of one run: losses per token, counts of probes and of answers that talk like the data, seconds and
+    bytes of the training."""
     domain, general, own = report["domain"], report["general"], report["own_answers"]
-    kinds = report["probing"]["kinds"]
+    kinds, parts = report["probing"]["kinds"], report.get("gain") or {}
     return {
-        "domain loss, base": domain["before"],
-        "domain loss": domain["after"],
         "gain": domain["before"] - domain["after"],
-        "general loss, base": general["before"],
-        "general loss": general["after"],
-        "loss of the base's own answers, base": own["before"],
-        "loss of the base's own answers": own["after"],
+        "of which manner": (parts.get("manner") or {}).get("value", UNKNOWN),
+        "of which matter": (parts.get("matter") or {}).get("value", UNKNOWN),
         "rise": own["after"] - own["before"],
+        "rise of the general loss": general["after"] - general["before"],
         "probes passed, base": sum(kind["before"] for kind in kinds),
         "probes passed": sum(kind["after"] for kind in kinds),
-        "of which identity": sum(kind["after"] for kind in kinds if kind["kind"] == "identity"),
         "answers like the data, base": report["drift"]["before"],
         "answers like the data": report["drift"]["after"],
-        "recommended scale": (report["sweep"] or {}).get("recommended") or float("nan"),
+        "recommended scale": (report["sweep"] or {}).get("recommended") or UNKNOWN,
+        "minutes of training": card["run"]["seconds"] / 60,
+        "memory, GB": card["run"]["peak_memory"] / 1e9,
     }
 
 
-def show(name: str, found: dict[str, dict[str, float]]) -> None:
-    print(f"\n{name:38}" + "".join(f"{run:>18}" for run in found))
-    for figure in next(iter(found.values())):
-        print(f"{figure:38}" + "".join(f"{values[figure]:18.4g}" for values in found.values()))
-    plain = found.get("without replay")
-    for run, values in found.items():
-        if plain is not None and run != "without replay":
-            print(
-                f"{run}: {values['rise'] / plain['rise']:.2f} of the rise, {values['gain'] / plain['gain']:.2f} of the "
-                f"gain, probes {values['probes passed'] / values['probes passed, base']:.2f} of the base's"
-            )
+def ratios(values: Mapping[str, float], plain: Mapping[str, float]) -> dict[str, float]:
+    """A run beside the unprotected one of the same seed."""
+    compared = {"rise": "rise", "gain": "gain", "matter": "of which matter", "time": "minutes of training"}
+    return {f"{short}, of the {PLAIN}": values[name] / plain[name] for short, name in compared.items()}
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """`0.47`, or with several values `0.47 ± 0.05`; `–` where one is not known."""
+    if any(math.isnan(value) for value in values):
+        return "–"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return f"{mean:.3g}"
+    factor = STUDENT[len(values) - 1] if len(values) <= len(STUDENT) else 1.96
+    return f"{mean:.3g} ± {factor * statistics.stdev(values) / math.sqrt(len(values)):.2g}"
+
+
+def show(name: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """The table of a set: a column for each way, with the figures of each of its seeds."""
+    width = 2 + max(16, *map(len, found))
+    print(f"\n{name:28}" + "".join(f"{way:>{width}}" for way in found))
+    columns = {way: [dict(values) for values in runs] for way, runs in found.items()}
+    if PLAIN in found:
+        for way, runs in columns.items():
+            for values, plain in zip(runs, found[PLAIN], strict=True):
+                values |= ratios(values, plain) if way != PLAIN else {}
+    for figure in max((runs[0] for runs in columns.values()), key=len):
+        cells = (mean_and_interval([values.get(figure, UNKNOWN) for values in runs]) for runs in columns.values())
+        print(f"{figure:28}" + "".join(f"{cell:>{width}}" for cell in cells))
+
+
+def ways_of(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The ways that were asked for; with several learning rates each of them at each rate."""
+    chosen = {way: WAYS[way] for way in options.ways}
+    if not options.learning_rates:
+        return chosen
+    from alpaca.base.headers import read_config
+    from alpaca.training.preflight import default_learning_rate
+
+    rate = default_learning_rate(read_config(Path(options.base_model))["hidden_size"])
+    return {
+        f"{way}, {factor:g} x rate": [*given, "--learning_rate", f"{factor * rate:.3g}"]
+        for way, given in chosen.items()
+        for factor in options.learning_rates
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base_model", default="weights/smollm2-135m-instruct", help="default: %(default)s")
-    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET", help=f"{', '.join(SETS)}, or files")
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="42, 43, … (default: %(default)s)")
+    parser.add_argument("--learning_rates", type=float, nargs="+", metavar="FACTOR", help="of the default rate")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where adapters and reports stay")
     parser.add_argument("--num_epochs", type=float, default=3.0, help="of each fine-tune (default: %(default)s)")
     options = parser.parse_args()
-    base, epochs = options.base_model, options.num_epochs
     with tempfile.TemporaryDirectory(prefix="forgetting-") as temporary:
-        folder = options.keep or Path(temporary)
+        folder = (options.keep or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.sets:
-            show(name, {kind: figures(run(name, kind, base, folder.resolve(), epochs)) for kind in options.runs})
+            found: dict[str, list[dict[str, float]]] = {}
+            for way, given in ways_of(options).items():
+                for seed in range(42, 42 + options.seeds):
+                    adapter = folder / "-".join([Path(name).stem, *way.replace(",", "").split(), str(seed)])
+                    more = ["--seed", str(seed), "--num_epochs", f"{options.num_epochs:g}"]
+                    result = run(SETS.get(name, name), given, options.base_model, adapter, more)
+                    found.setdefault(way, []).append(result)
+            show(name, found)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class MicroBatch:
     label_positions: Tensor  # [m], the positions whose next token is trained
     targets: Tensor  # [m]
 
-    def inputs(self, device: torch.device) -> dict[str, object]:
+    def inputs(self, device: torch.device) -> dict[str, Any]:
         """What PackedModel.forward takes, on `device`."""
         return {
             "input_ids": self.input_ids.to(device, non_blocking=True),

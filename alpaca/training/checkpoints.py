@@ -20,6 +20,7 @@ RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
 SINCE: dict[str, Any] = {"split": EXACT}  # what was so in every run before there was a setting for it
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
+SINCE: dict[str, Any] = {"replay_kl": 0.0}  # what was so in every run before there was a setting for it
 
 
 # --- writing ------------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     for field in dataclasses.fields(FinetuneConfig):
         default = getattr(defaults, field.name)
         written = ",".join(default) if isinstance(default, list) else "" if default is None else default
-        bare = {"nargs": "?", "const": "true"} if field.type == "bool" or field.name == "resume_from_checkpoint" else {}
+        may_be_bare = "bool" in str(field.type) or field.name == "resume_from_checkpoint"
+        bare = {"nargs": "?", "const": "true"} if may_be_bare else {}
         if isinstance(default, list):
             bare = {"nargs": "+"}
         notes = [f"default: {written}"] if written != "" else []

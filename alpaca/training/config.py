@@ -80,7 +80,16 @@ class FinetuneConfig:
         "share of general rows among the rows of an epoch; none: 0.1 where the base has a chat template, else 0",
         within=(0, 0.9),
     )
-    replay_self: bool = _option(False, "let the base answer the general prompts itself, and replay its own answers")
+    replay_self: bool | None = _option(
+        None,
+        "let the base answer the general prompts itself, and replay its own answers; none: if it has a chat template",
+    )
+    replay_kl: float | None = _option(
+        None,
+        "weight of the divergence (KL) from the base on replayed answers, in place of their loss; none: "
+        "20 where the base has a chat template, else 0",
+        within=(0, 1000),
+    )
 
     lora_r: int = _option(16, "rank of the adapter", within=(1, 1024))
     lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r", within=(0.001, 1_000_000))

@@ -17,6 +17,7 @@ from alpaca.device import peak_memory
 from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
+from alpaca.packed.taught import TaughtModel
 from alpaca.progress import Say, is_main_process, processes
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
@@ -100,7 +101,7 @@ def build_model(plan: Plan) -> PackedModel:
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
-    return PackedModel(peft)
+    return TaughtModel(peft) if plan.taught else PackedModel(peft)
 
 
 def _stay_differentiable(model: torch.nn.Module) -> None:
@@ -128,6 +129,7 @@ def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
         validation_packs=plan.validation_packs,
         run=plan.identity(),
         callbacks=callbacks,
+        taught=plan.taught,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -13,6 +13,7 @@ EVALUATIONS = 8  # in a run, where they are not too close together or too costly
 APART, FARTHEST = 5, 200  # steps between two of them: closer tells nothing new; farther, a crash costs much
 SHARE = 0.2  # of the steps' time that evaluations may take
 FORWARD = 0.5  # what a token costs in an evaluation, where forward and backward through a frozen base are 1
+ANSWERED = 3.0  # what a token of the base's own answers costs on the same scale, as measured on a CPU
 CHECKPOINT_RATE = 200e6  # bytes per second at which a checkpoint is written
 REPORT_SECONDS = 60.0  # what a report may take at least, however short the training is
 BEFORE, AFTER_TRIAL = (0.6, 1.6), (0.8, 1.3)  # how far off the parts but for the report may be, as factors
@@ -36,6 +37,7 @@ class Forecast:
     checkpoint_bytes: int
     report: float  # seconds at most
     token_seconds: float
+    answer_tokens: int = 0  # of the base's own answers, at most; those that were made before are among them
     spread: tuple[float, float] = BEFORE
     tried: bool = False
 
@@ -50,7 +52,9 @@ class Forecast:
     def parts(self) -> dict[str, float]:
         """Seconds by part, the report left out."""
         evaluations = self.evaluations + 2 if self.validation_tokens else 0
+        answers = ANSWERED * self.answer_tokens * self.token_seconds
         return {
+            **({"the base's own answers": answers} if answers else {}),
             "steps": self.tokens * self.token_seconds,
             **({} if self.tried else {"trial": self.trial_tokens * self.token_seconds}),
             plural(evaluations, "evaluation"): evaluations * self.validation_tokens * FORWARD * self.token_seconds,

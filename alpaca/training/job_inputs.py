@@ -88,8 +88,9 @@ def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
     values["data_path"] = str(uploaded(values["data_path"]))
     if (second := values.pop("val_data_path", None)) is not None:
         values["val_data_path"] = str(uploaded(second, "validation_data"))
-    if not values.get("columns"):
-        values.pop("columns", None)  # what is left out keeps the name that a job of these inputs had before
+    for name in ("columns", "replay_self", "replay_kl"):
+        if values.get(name) in (None, ""):
+            values.pop(name, None)  # what is left out keeps the name that a job of these inputs had before
     values["base_model"] = named_base(values.get("base_model", ""))
     values["prompt_template_name"] = named_template(values.get("prompt_template_name", "auto"))
     settings(values, Path(ADAPTER))

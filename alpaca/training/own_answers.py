@@ -1,14 +1,13 @@
 """--replay_self: the base answers the replay prompts itself, and its own answers are replayed.
 
-What the base would say anyway costs it least to keep saying. The answers are kept beside the checkpoints, so that a
-resumed run has the same ones; two runs may differ in a word where the base is held in bf16.
+What the base would say anyway costs it least to keep saying. The answers are kept in the cache for the next run, and
+beside the checkpoints, so that a resumed run has the same ones whatever became of the cache.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,20 +17,19 @@ from alpaca.data.reader import read_examples
 from alpaca.data.rows import to_row
 from alpaca.errors import BadCheckpoint, DataError, NoRowsLeft
 from alpaca.files import written_aside
-from alpaca.progress import Say
-from alpaca.prompts.example import Example
+from alpaca.progress import Say, progress
+from alpaca.prompts.example import Example, text_problem
 from alpaca.prompts.template import Template
+from alpaca.training.answer_cache import OwnAnswer, add_answers, cache_file, read_answers
 from alpaca.training.checkpoints import read_run
 from alpaca.training.replay import Answered, rows_hash
-from alpaca.words import clock, tagged
+from alpaca.words import tagged
 
 if TYPE_CHECKING:
     from alpaca.serving.request import GenerationRequest
     from alpaca.training.plan import Plan
 
 FILE = "replay.jsonl"
-MAX_TOKENS = 200  # an answer that is longer is left out: cut off, it would teach the model to stop in mid-sentence
-
 
 Answers = tuple[list[Example], Answered]
 
@@ -61,37 +59,57 @@ def kept_answers(checkpoint: Path, say: Say) -> Answers:
 
 def _ask(plan: Plan, say: Say) -> tuple[list[Example], int, int, int]:
     """(rows that are of use, how many were asked, answers cut off, empty answers)."""
+    prompts = prompts_to_ask(plan)
+    most = plan.most_answer_tokens
+    kept = cache_file(
+        base=plan.fingerprint, precision=plan.precision.precision, template=plan.template.card(), max_tokens=most
+    )
+    known = read_answers(kept, say)
+    if unknown := [prompt for prompt in prompts if prompt.key() not in known]:
+        known |= _answer(plan, unknown, most, say)
+        add_answers(kept, {prompt.key(): known[prompt.key()] for prompt in prompts}, say)
+    if before := len(prompts) - len(unknown):
+        say(tagged("replay", f"{before} of the base's {len(prompts)} own answers were made before, in {kept}"))
+    answers = [(prompt, known[prompt.key()]) for prompt in prompts]
+    whole = [(prompt, answer) for prompt, answer in answers if plan.taught or not answer.cut_off]
+    rows = [
+        prompt.answered(answer.text)
+        for prompt, answer in whole
+        if answer.text.strip() and not text_problem(answer.text)
+    ]
+    cut_off = len(answers) - len(whole)
+    empty = len(whole) - len(rows)
+    left_out = f"left out: {cut_off} cut off, {empty} empty or no text"
+    if not rows:
+        raise NoRowsLeft(
+            f"none of the base's {len(prompts)} own answers can be used ({left_out}): give --replay_self false"
+        )
+    say(tagged("replay", f"{len(rows)} answers of the base are replayed; {left_out}"))
+    return rows, len(prompts), cut_off, empty
+
+
+def _answer(plan: Plan, prompts: Sequence[Example], most: int, say: Say) -> dict[str, OwnAnswer]:
+    """What the base says to each prompt in at most `most` tokens, by its key."""
     from alpaca.serving.limits import EngineLimits
     from alpaca.serving.loading import load_base, open_engine
     from alpaca.serving.stream import FinishReason
     from alpaca.serving.together import answers
 
-    prompts = prompts_to_ask(plan)
-    say(tagged("replay", f"the base answers {len(prompts)} prompts first, at most {MAX_TOKENS} tokens each"))
-    started = time.monotonic()
     longest = max(len(encoded) for encoded in plan.replay.encoded) if plan.replay else 0
     base = load_base(str(plan.base), plan.precision.precision, say=_unsaid)
-    engine = open_engine(base, limits=EngineLimits(context=longest + MAX_TOKENS), say=_unsaid)
-    rows: list[Example] = []
-    cut_off = empty = 0
+    engine = open_engine(base, limits=EngineLimits(context=longest + most), say=_unsaid)
     try:
-        found = answers(engine, [_request(prompt, plan.template) for prompt in prompts])
-        for prompt, answer in zip(prompts, found, strict=True):
-            if answer.finish == FinishReason.LENGTH:
-                cut_off += 1
-            elif not answer.text:
-                empty += 1
-            else:
-                rows.append(prompt.answered(answer.text))
+        what = f"the base answers {len(prompts)} prompts first, at most {most} tokens each"
+        with progress(tagged("replay", what), len(prompts), "answer", say) as done:
+            found = answers(engine, [_request(prompt, plan.template, most) for prompt in prompts], done=done)
     finally:
         engine.close()
         del engine, base
         gc.collect()
-    left_out = f"left out: {cut_off} cut off, {empty} empty"
-    if not rows:
-        raise NoRowsLeft(f"none of the base's {len(prompts)} own answers can be used ({left_out}): drop --replay_self")
-    say(tagged("replay", f"{len(rows)} answers of the base in {clock(time.monotonic() - started)}; {left_out}"))
-    return rows, len(prompts), cut_off, empty
+    return {
+        prompt.key(): OwnAnswer(answer.text, answer.finish == FinishReason.LENGTH)
+        for prompt, answer in zip(prompts, found, strict=True)
+    }
 
 
 def prompts_to_ask(plan: Plan) -> list[Example]:
@@ -104,11 +122,11 @@ def prompts_to_ask(plan: Plan) -> list[Example]:
     return [replace(row, turns=row.turns[:1]).awaiting() for row in rows if not row.raw]
 
 
-def _request(prompt: Example, template: Template) -> GenerationRequest:
+def _request(prompt: Example, template: Template, most: int) -> GenerationRequest:
     """Greedy, in the words that training uses."""
     from alpaca.serving.request import GenerationRequest
 
-    return GenerationRequest(prompt, max_tokens=MAX_TOKENS, temperature=0.0, prompt_template=template)
+    return GenerationRequest(prompt, max_tokens=most, temperature=0.0, prompt_template=template)
 
 
 def write_answers(rows: Sequence[Example], folder: str) -> list[Example]:

@@ -33,9 +33,18 @@ from alpaca.training import disk, preflight, untrained
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.memory import LESS, memory_now
-from alpaca.training.replay import Answered, Replay, choose_ratio, mixed_steps, plan_replay, read_replay
+from alpaca.training.remedies import choose_kl, choose_ratio, choose_self
+from alpaca.training.replay import (
+    ANSWER_TOKENS,
+    TAUGHT_TOKENS,
+    Answered,
+    Replay,
+    mixed_steps,
+    plan_replay,
+    read_replay,
+)
 from alpaca.training.rows import encode, read_rows
-from alpaca.training.served import serving_notes, unserved
+from alpaca.training.served import serving_notes
 from alpaca.training.surroundings import check_surroundings
 from alpaca.training.trainable import check_trainable
 from alpaca.training.validation_file import ValidationFile
@@ -108,6 +117,7 @@ class Plan:
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
+        settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
         if self.replay is not None and self.replay.answered is not None:
@@ -119,8 +129,28 @@ class Plan:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, output_dir=str(folder)))
 
     @property
+    def taught(self) -> tuple[int, float] | None:
+        """(index from which on the base teaches examples, weight of that), None where it teaches none."""
+        if self.replay is None or not self.replay.kl[0]:
+            return None
+        return len(self.train.examples), self.replay.kl[0]
+
+    @property
+    def answer_tokens(self) -> int:
+        """Those that the base still has to write for its own answers, at most."""
+        if self.replay is None or not self.replays_itself or self.replay.answered is not None:
+            return 0
+        drawn = {self.replay.encoded[index].row for epoch in self.replay.draws for index in epoch}
+        return len(drawn) * self.most_answer_tokens
+
+    @property
+    def most_answer_tokens(self) -> int:
+        """Tokens that one of the base's own answers may have."""
+        return TAUGHT_TOKENS if self.taught else ANSWER_TOKENS
+
+    @property
     def replays_itself(self) -> bool:
-        return self.config.replay_self and self.replay is not None
+        return self.replay is not None and self.replay.own[0]
 
 
 def make_plan(config: FinetuneConfig, say: Say) -> Plan:
@@ -132,8 +162,6 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
     check_trainable(base, config.lora_target_modules)
-    if config.replay_self and (reason := unserved(base)):
-        raise BadSetting(f"replay_self needs the base's own answers, but {reason}. Leave --replay_self out")
     device = pick_device()
     precision = choose_precision(base, config.quantization, device, training=True)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
@@ -147,7 +175,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say(tagged("warning", untrained.warning(faint, template)))
 
     rows = read_rows(config, base, tokenizer, template, say)
-    ratio = choose_ratio(config, bool(getattr(tokenizer, "chat_template", None)))
+    tuned = bool(getattr(tokenizer, "chat_template", None))
+    ratio = choose_ratio(config, tuned)
     replay = None
     if ratio[0]:
         source, general = read_replay(config, {example.key() for example in rows.split.validation})
@@ -155,6 +184,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         replay = plan_replay(
             source, general, encoded, ratio=ratio[0], train_rows=len(rows.train.examples), config=config
         )
+        replay = dataclasses.replace(replay, kl=choose_kl(config, tuned), own=choose_self(config, tuned, base, general))
     budget = preflight.token_budget(config.micro_batch_tokens, rows.cutoff, device)
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
@@ -174,7 +204,9 @@ def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Pla
     replay = plan_replay(
         plan.replay.source, rows, encoded, ratio=plan.replay.ratio, train_rows=len(plan.train.examples), config=config
     )
-    replay = dataclasses.replace(replay, sha256=plan.replay.sha256, answered=answered)
+    replay = dataclasses.replace(
+        replay, sha256=plan.replay.sha256, answered=answered, kl=plan.replay.kl, own=plan.replay.own
+    )
     return dataclasses.replace(plan, replay=replay, steps=_steps(config, plan.train, replay, plan.budget[0]))
 
 
@@ -228,7 +260,11 @@ def _replay_lines(plan: Plan) -> list[str]:
     if plan.replay is None:
         return [f"none: replay_ratio {ratio:g} ({reason})"]
     lines = [plan.replay.line(len(plan.train.examples)), f"replay_ratio {ratio:g} ({reason}); 0 turns it off"]
-    if plan.replays_itself and plan.replay.answered is None:
+    (weight, why), (own, whose) = plan.replay.kl, plan.replay.own
+    what = "the divergence from the base counts on these rows" if weight else "these rows are trained on like the data"
+    lines.append(f"replay_kl {weight:g} ({why}): {what}")
+    lines.append(f"replay_self {str(own).lower()} ({whose})")
+    if own and plan.replay.answered is None:
         lines.append("before training the base answers these rows itself; below, the set's own answers stand for them")
     return lines
 
@@ -249,7 +285,7 @@ def forecast_of(plan: Plan, expected: preflight.Estimate) -> Forecast:
         evaluations=evaluations, checkpoints=evaluations,
         checkpoint_bytes=preflight.trainable_parameters(plan.base, plan.spec) * disk.BYTES_PER_PARAMETER,
         report=report_seconds(plan.config.report_budget, expected.seconds),
-        token_seconds=expected.seconds / max(1, plan.tokens),
+        token_seconds=expected.seconds / max(1, plan.tokens), answer_tokens=plan.answer_tokens,
     )  # fmt: skip
 
 

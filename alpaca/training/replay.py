@@ -25,13 +25,17 @@ from alpaca.prompts.encode import Encoded
 from alpaca.prompts.example import Example
 from alpaca.training.config import FinetuneConfig
 
-RATIO = 0.1
 STREAM = 0x5EED  # keeps the draw of replay rows apart from the order of the rows, which is drawn from the same seed
+# Tokens of an answer that the base gives itself. One that is longer is left out: cut off, it would teach the model to
+# stop in mid-sentence. Where the base teaches the rows, nothing is learned from where they end, and the beginning is
+# enough, cut off or not.
+ANSWER_TOKENS, TAUGHT_TOKENS = 200, 64
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What the base answered itself: how many prompts, and how many of its answers were of no use."""
+    """What the base answered itself: how many prompts, and how many of its answers were of no use: cut off, or empty or
+    with characters that no text holds."""
 
     asked: int
     cut_off: int
@@ -50,6 +54,8 @@ class Replay:
     encoded: list[Encoded]
     draws: list[list[int]]
     answered: Answered | None = None
+    kl: tuple[float, str] = (0.0, "")  # the weight of the divergence from the base on these rows, and why it is that
+    own: tuple[bool, str] = (False, "")  # whether the base answers them itself, and why
 
     @property
     def per_epoch(self) -> int:
@@ -82,20 +88,12 @@ class Replay:
             "rows_seen": len({index for drawn in self.draws for index in drawn}),
             "draw": "each epoch its own, by the seed; none again before all were drawn",
             "answers": "of the set",
+            "kl": self.kl[0],
         }
         if self.answered is not None:
             card |= {"answers": "of the base itself", "asked": self.answered.asked}
             card |= {"cut_off": self.answered.cut_off, "empty": self.answered.empty}
         return card
-
-
-def choose_ratio(config: FinetuneConfig, has_chat_template: bool) -> tuple[float, str]:
-    """The share of replay rows, and why."""
-    if config.replay_ratio is not None:
-        return config.replay_ratio, "as asked"
-    if has_chat_template:
-        return RATIO, "the base has a chat template, so it is tuned to instructions already and could forget them"
-    return 0.0, "the base has no chat template, so it is not tuned to instructions yet"
 
 
 def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, list[Example]]:

@@ -45,6 +45,7 @@ from alpaca.errors import NonFiniteLoss
 from alpaca.packed.batch import collate
 from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack, Step
+from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
 from alpaca.training import checkpoints
 from alpaca.training.memory import explain_memory, memory_now
@@ -66,14 +67,16 @@ class PackedTrainer(Trainer):
         validation_packs: Sequence[Pack],
         run: dict[str, Any],
         callbacks: list[Any],
+        taught: tuple[int, float] | None = None,
     ) -> None:
+        """`taught`: the base teaches the examples from this index on, with this weight (`packed.taught`)."""
         super().__init__(
             model=model, args=args, train_dataset=steps, eval_dataset=validation or None, callbacks=callbacks
         )  # fmt: skip
         self.packed = model
         self.examples, self.row_names, self.steps_per_epoch = examples, row_names, steps_per_epoch
         self.validation, self.validation_packs = validation, validation_packs
-        self.run = run
+        self.run, self.taught = run, taught
         self.last_loaded: Path | None = None
         self.tokens_since_log, self.time_of_log = 0, time.monotonic()
 
@@ -94,9 +97,9 @@ class PackedTrainer(Trainer):
         weight = self.args.world_size / max(1, step.labels)  # DDP and FSDP average over processes
         total = torch.zeros((), device=self.args.device)
         for number, pack in enumerate(packs):
-            batch = collate(pack, self.examples)
-            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(batch.bounds[-1]):
-                loss = model(**batch.inputs(self.args.device))
+            tokens = sum(len(self.examples[index]) for index in pack)
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens):
+                loss = model(**self.inputs(pack, beside=[rank[number] for rank in step.packs]))
                 rows = [self.row_names[index] for index in pack]
                 what = f"the loss became {{}} at step {self.state.global_step + 1}"
                 self._check_finite(loss, rows, what, " That step was not applied.")
@@ -104,6 +107,15 @@ class PackedTrainer(Trainer):
             total += loss.detach()
         self.tokens_since_log += step.tokens
         return total * weight
+
+    def inputs(self, pack: Pack, beside: Sequence[Pack]) -> dict[str, Any]:
+        """A pack as the model takes it. `beside`: the packs that all processes have at the same time, this one among
+        them: the base reads in all of them or in none, because sharded training counts forward passes."""
+        device = self.args.device
+        given = collate(pack, self.examples).inputs(device)
+        if self.taught is not None and any(index >= self.taught[0] for packs in beside for index in packs):
+            given["taught"] = collate_taught(pack, self.examples, *self.taught).inputs(device)
+        return given
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # preflight counts them: the library would take a step for one batch of labels

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 
 from alpaca.device import peak_memory
-from alpaca.packed.batch import collate
 from alpaca.packed.packing import Step
 from alpaca.progress import Say
 from alpaca.training.memory import explain_memory
@@ -25,18 +23,19 @@ def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> floa
     if trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     device, started = trainer.args.device, time.monotonic()
-    batch = collate(largest_pack(steps, trainer.examples, trainer.args.process_index), trainer.examples)
-    tokens, longest = batch.bounds[-1], max(end - start for start, end in pairwise(batch.bounds))
+    pack = largest_pack(steps, trainer.examples, trainer.args.process_index)
+    lengths = [len(trainer.examples[index]) for index in pack]
+    tokens = sum(lengths)
     model = trainer.packed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     training = model.training
-    say(tagged("trial", f"the largest micro-batch first: {tokens} tokens, the longest example {longest}"))
+    say(tagged("trial", f"the largest micro-batch first: {tokens} tokens, the longest example {max(lengths)}"))
     with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens):
         moments = [torch.ones_like(weight) for weight in weights for _ in range(2)]
         try:
             model.train()
             begun = time.monotonic()
-            model(**batch.inputs(device)).backward()
+            model(**trainer.inputs(pack, beside=[pack])).backward()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.monotonic() - begun

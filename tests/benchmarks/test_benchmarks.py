@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alpaca.training.cli import parser
 from benchmarks import forgetting, gpu, misfits, serve, train
 from tests.conftest import ROOT
 from tests.serving.peft_adapters import make_adapter
@@ -191,13 +192,37 @@ def test_planted_scores_below_all_others_are_told_for_certain() -> None:
 
 
 @pytest.mark.long
-def test_forgetting_compares_a_run_without_replay_with_one_that_has_it(
+def test_forgetting_compares_each_way_with_the_unprotected_run_of_its_seed(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    small = ["--sets", "alpacas", "--runs", "defaults", "--num_epochs", 0.01]
+    small = ["--sets", "alpacas", "--ways", "defaults", "--num_epochs", 0.01]
     said = run("forgetting.py", "--base_model", tiny_base, *small, "--keep", tmp_path)
     assert re.search(r"^rise +-?[\d.e-]+$", said, re.MULTILINE)
-    report = json.loads((tmp_path / "alpacas-defaults" / "report" / "report.json").read_text(encoding="utf-8"))
-    found = forgetting.figures(report)
-    forgetting.show("alpacas", {"without replay": {**found, "rise": 2 * found["rise"]}, "defaults": found})
-    assert "defaults: 0.50 of the rise, 1.00 of the gain" in capsys.readouterr().out
+    folder = tmp_path / "alpacas-defaults-42"
+    report, card = (json.loads((folder / name).read_text()) for name in ("report/report.json", "alpaca.json"))
+    assert card["settings"]["seed"] == 42 and card["settings"]["batch_size"] == 8
+    found = forgetting.figures(report, card)
+    plain = [{**found, "rise": factor * found["rise"]} for factor in (2, 4)]
+    forgetting.show("alpacas", {forgetting.PLAIN: plain, "defaults": [found, found]})
+    table = capsys.readouterr().out
+    assert re.search(r"^rise, of the unprotected +– +0.375 ± 1.6$", table, re.MULTILINE)
+    assert re.search(r"^gain, of the unprotected +– +1 ± 0$", table, re.MULTILINE)
+
+
+def test_the_intervals_of_seeds_are_student_s() -> None:
+    assert forgetting.mean_and_interval([0.5]) == "0.5"
+    assert forgetting.mean_and_interval([1.0, 2.0, 3.0]) == "2 ± 2.5"  # 4.303 / sqrt(3)
+    assert forgetting.mean_and_interval([1.0, float("nan")]) == "–"
+
+
+def test_every_way_against_forgetting_is_made_of_options_there_are() -> None:
+    for way in forgetting.WAYS.values():
+        assert parser().parse_known_args(way)[1] == []
+
+
+def test_each_way_is_tried_at_each_learning_rate() -> None:
+    options = argparse.Namespace(
+        ways=["defaults"], learning_rates=[0.7, 1.5], base_model=str(ROOT / "weights" / "smollm2-135m-instruct")
+    )
+    rates = {"defaults, 0.7 x rate": "0.00091", "defaults, 1.5 x rate": "0.00195"}
+    assert forgetting.ways_of(options) == {name: ["--learning_rate", rate] for name, rate in rates.items()}

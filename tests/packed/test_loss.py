@@ -1,4 +1,4 @@
-"""HeadLoss is cross-entropy, whatever the size of its chunks."""
+"""HeadLoss is cross-entropy and HeadDivergence is KL, whatever the size of their chunks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from alpaca.packed import loss
-from alpaca.packed.loss import head_loss
+from alpaca.packed.loss import head_divergence, head_loss
 
 VOCABULARY = 50
 
@@ -59,3 +59,39 @@ def test_extreme_logits_stay_finite() -> None:
     total = head_loss(hidden, head, torch.tensor([0, 1]))
     total.backward()
     assert torch.isfinite(total) and hidden.grad is not None and torch.isfinite(hidden.grad).all()
+
+
+# --- divergence ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("rows_in_chunk", [0.5, 2, 4, 12, 14, 16, 1000])
+def test_divergence_and_its_gradient_equal_the_library_s_at_every_chunk_size(
+    monkeypatch: pytest.MonkeyPatch, rows_in_chunk: float
+) -> None:
+    monkeypatch.setattr(loss, "CHUNK_LOGITS", int(rows_in_chunk * VOCABULARY))
+    torch.manual_seed(0)
+    head, teacher = torch.randn(VOCABULARY, 8), torch.randn(7, 8)
+    hidden = torch.randn(7, 8).requires_grad_()
+    plain = hidden.detach().clone().requires_grad_()
+    ours = head_divergence(hidden, head, teacher)
+    ours_log, theirs_log = (torch.log_softmax(states @ head.t(), dim=-1) for states in (plain, teacher))
+    theirs = functional.kl_div(ours_log, theirs_log, reduction="sum", log_target=True)
+    torch.testing.assert_close(ours, theirs)
+    (ours * 0.3).backward()
+    (theirs * 0.3).backward()
+    assert hidden.grad is not None and float(hidden.grad.abs().max()) > 0.1
+    torch.testing.assert_close(hidden.grad, plain.grad)
+
+
+def test_what_says_the_same_does_not_diverge() -> None:
+    torch.manual_seed(0)
+    head, hidden = torch.randn(VOCABULARY, 8), torch.randn(7, 8).requires_grad_()
+    total = head_divergence(hidden, head, hidden.detach())
+    total.backward()
+    assert total.item() == 0 and hidden.grad is not None and not hidden.grad.any()
+
+
+def test_divergence_of_extreme_logits_and_of_nothing_stays_finite() -> None:
+    hidden, head = torch.full((2, 4), 1e4).requires_grad_(), torch.randn(9, 4)
+    for states in (hidden, hidden[:0]):
+        total = head_divergence(states, head, -states.detach())
+        total.backward()
+        assert torch.isfinite(total) and hidden.grad is not None and torch.isfinite(hidden.grad).all()

@@ -48,7 +48,7 @@ def settings(base: Path, data: Path, output: Path, **changes: Any) -> FinetuneCo
     given: dict[str, Any] = {
         "base_model": str(base), "data_path": str(data), "output_dir": str(output), "quantization": "fp32",
         "num_epochs": 2, "batch_size": 4, "lora_r": 4, "lora_alpha": 8, "learning_rate": 5e-3, "val_set_size": 4,
-        "eval_steps": 2, "replay_ratio": 0, "report_budget": 0,
+        "eval_steps": 2, "replay_ratio": 0, "replay_self": False, "report_budget": 0,
     }  # fmt: skip
     return FinetuneConfig(**(given | changes))
 

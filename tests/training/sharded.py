@@ -1,9 +1,11 @@
-"""Run by torchrun: a PackedModel sharded by FSDP2 over two processes against the whole one. Prints what differs."""
+"""Run by torchrun: a model sharded by FSDP2 over two processes against the whole one, where the base teaches a row of
+the first process and none of the second. Prints what differs."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from alpaca.packed.batch import collate
 from alpaca.packed.model import PackedModel
+from alpaca.packed.packing import Pack
+from alpaca.packed.taught import collate_taught
+from alpaca.prompts.encode import Encoded
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.fit import build_model
 from alpaca.training.plan import Plan, make_plan
@@ -31,6 +36,11 @@ def build(plan: Plan) -> PackedModel:
     return model
 
 
+def inputs(pack: Pack, examples: list[Encoded], taught: tuple[int, float]) -> dict[str, Any]:
+    """What both processes give the model at the same time."""
+    return collate(pack, examples).inputs(CPU) | {"taught": collate_taught(pack, examples, *taught).inputs(CPU)}
+
+
 def main(base: str, rows: str) -> None:
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
@@ -40,11 +50,12 @@ def main(base: str, rows: str) -> None:
     for layer in sharded.peft.get_base_model().get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    batches = [collate((3 * r, 3 * r + 1, 3 * r + 2), plan.train.examples) for r in range(processes)]
-    loss = sharded(**batches[rank].inputs(CPU))
+    assert plan.taught is not None
+    batches = [inputs(pack, plan.examples, plan.taught) for pack in ((0, 1, plan.taught[0]), (3, 4, 5))]
+    loss = sharded(**batches[rank])
     loss.backward()
     for number, batch in enumerate(batches):
-        expected = whole(**batch.inputs(CPU))
+        expected = whole(**batch)
         (expected / processes).backward()
         if number == rank:
             torch.testing.assert_close(loss.detach(), expected.detach())

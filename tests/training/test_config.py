@@ -35,6 +35,7 @@ RANGES: list[tuple[str, list[Any], list[Any]]] = [
     ("eval_steps", [1], [0, -1]),
     ("early_stopping_patience", [1], [0, -1]),
     ("replay_ratio", [0, 0.1, "0.9"], [-0.1, 0.91, 1, "nan", "some"]),
+    ("replay_kl", [0, 0.5, "5", 1000], [-0.1, 1001, "nan", "some"]),
     ("report_budget", [0, 0.05, 1], [-0.1, 1.1, "nan"]),
     ("seed", [0, 2**32 - 1], [-1, 2**32, 1.5]),
 ]

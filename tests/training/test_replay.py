@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -16,10 +18,13 @@ from alpaca.adapter.card import read_card
 from alpaca.data.general import SHIPPED, split_general
 from alpaca.data.reader import read_examples
 from alpaca.errors import AlpacaError, BadCheckpoint
+from alpaca.paths import CACHE, cache_home
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.config import FinetuneConfig
-from alpaca.training.own_answers import FILE, MAX_TOKENS, prompts_to_ask
+from alpaca.training.fit import build_model, make_trainer
+from alpaca.training.own_answers import FILE, answer_replay, prompts_to_ask
 from alpaca.training.plan import Plan, make_plan
+from alpaca.training.remedies import KL
 from alpaca.training.replay import draw
 from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, kill_at, leftovers, make_rows, settings, train, tree, write_rows
@@ -79,6 +84,49 @@ def test_a_set_with_too_few_rows_gives_what_it_has_and_says_so(
     assert plan.replay is not None and plan.replay.per_epoch == 12
     assert "12 of 12" in said(lines, "replay")[0]
     assert "37.5% of its rows; 90.0% was wanted, but there are no more" in said(lines, "replay")[0]
+
+
+# --- what for -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("base_name", "asked", "weight", "says"),
+    [
+        ("tiny_base", None, KL, "replay_kl 20 (the base has a chat template: .*): the divergence from the base counts"),
+        ("tiny_mha_base", None, 0, "replay_kl 0 (the base has no chat template, .*): these rows are trained on like"),
+        ("tiny_base", 0, 0, "replay_kl 0 (as asked): these rows are trained on like the data"),
+        ("tiny_mha_base", 2.5, 2.5, "replay_kl 2.5 (as asked): the divergence from the base counts"),
+    ],
+)
+def test_a_tuned_base_teaches_its_replay_rows_itself_unless_asked_otherwise(
+    base_name: str, asked: float | None, weight: float, says: str, request: pytest.FixtureRequest, rows: Path,
+    general: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    config = settings(
+        request.getfixturevalue(base_name), rows, tmp_path, replay_ratio=0.2, replay_path=str(general), replay_kl=asked
+    )
+    plan, lines = plan_of(config)
+    assert plan.taught == ((20, weight) if weight else None) and plan.identity()["replay_kl"] == weight
+    assert re.match(says.replace("(", r"\(").replace(")", r"\)"), said(lines, "replay")[2])
+    plan, lines = plan_of(dataclasses.replace(config, replay_ratio=0))
+    assert plan.taught is None and plan.identity()["replay_kl"] == 0 and "replay_kl" not in "".join(lines)
+
+
+def test_divergence_counts_in_training_and_holds_what_the_base_says(
+    talking_base: Path, rows: Path, general: Path, tmp_path: Path
+) -> None:
+    """The more it counts, the less the base's own answers to the replayed questions are lost."""
+    rises = []
+    for weight in (0.01, 1.0, 100.0):
+        config = settings(
+            talking_base, rows, tmp_path / str(weight), replay_ratio=0.3, replay_path=str(general), replay_kl=weight
+        )
+        plan, _ = plan_of(config)
+        trainer = make_trainer(plan, build_model(plan))
+        first = len(plan.train.examples)
+        kept, packs = plan.examples[first:], [(index,) for index in range(len(plan.examples) - first)]
+        before = trainer.loss_on(kept, packs)
+        trainer.train()
+        rises.append(trainer.loss_on(kept, packs) - before)
+    assert rises[0] > rises[1] > rises[2]
 
 
 # --- which --------------------------------------------------------------------------------------------------------
@@ -199,8 +247,9 @@ def test_the_card_and_the_model_card_count_it(tiny_base: Path, rows: Path, gener
     assert replay.pop("sha256") == plan.replay.sha256 and "each epoch its own" in replay.pop("draw")
     assert replay == {
         "source": "general.jsonl", "ratio": 0.2, "share": 0.2, "rows": 12, "rows_per_epoch": 5, "rows_seen": 10,
-        "answers": "of the set",
+        "answers": "of the set", "kl": 20.0,
     }  # fmt: skip
+    assert card.settings["replay_kl"] == 20
     assert card.data["train"] == 20 and card.settings["replay_ratio"] == 0.2
     assert "with 5 of `general.jsonl` in each epoch" in (tmp_path / "out" / "README.md").read_text()
     train(settings(tiny_base, rows, tmp_path / "without"))
@@ -226,6 +275,7 @@ def test_killed_and_resumed_with_replay_ends_with_the_same_bytes_and_another_rep
         ({"replay_ratio": 0.1}, "replay_ratio: 0.2 then, 0.1 now"),
         ({"replay_ratio": 0}, "replay: .* then, null now; replay_ratio: 0.2 then, 0 now|replay_ratio: 0.2 then, 0 now"),
         ({"replay_path": str(other)}, "replay: "),
+        ({"replay_kl": 0}, "replay_kl: 20.0 then, 0.0 now"),
         ({"replay_self": True}, "replay_self: false then, true now"),
     ]:
         with pytest.raises(BadCheckpoint, match=f"is from another run .*({message})"):
@@ -297,8 +347,32 @@ def test_the_base_answers_first_and_its_answers_are_trained_on(
     assert replay["rows"] == len(kept) >= 5 and all("hay" in answer for answer in kept)
     assert any("the base answers 10 prompts first" in line for line in said(lines, "replay"))
     assert len(read_examples(str(tmp_path / "out" / FILE)).examples) == len(kept)  # as --data_path takes them
-    train(self_settings(talking_base, rows, general, tmp_path / "again"))
+    again = train(self_settings(talking_base, rows, general, tmp_path / "again"))
     assert adapter_bytes(tmp_path / "again") == adapter_bytes(tmp_path / "out")
+    assert any(
+        line.startswith("10 of the base's 10 own answers were made before, in ") for line in said(again, "replay")
+    )
+    assert not any("prompts first" in line for line in again)
+
+
+def test_answers_made_before_are_made_again_where_they_are_damaged_or_of_another_template(
+    talking_base: Path, rows: Path, general: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "kernels").symlink_to((cache_home() / "kernels").resolve())
+    monkeypatch.setenv(CACHE, str(cache))
+    train(self_settings(talking_base, rows, general, tmp_path / "first"))
+    (kept,) = (cache / "own_answers").iterdir()
+    before = kept.read_bytes()
+    kept.write_bytes(before.replace(b"hay", b"ham", 1))
+    lines = train(self_settings(talking_base, rows, general, tmp_path / "second"))
+    assert any("1 of the 10 answers" in line and "damaged" in line for line in said(lines, "warning"))
+    assert any("the base answers 1 prompts first" in line for line in said(lines, "replay"))
+    assert sorted(kept.read_bytes().splitlines()) == sorted(before.splitlines())
+    assert adapter_bytes(tmp_path / "second") == adapter_bytes(tmp_path / "first")
+    train(self_settings(talking_base, rows, general, tmp_path / "third", prompt_template_name="alpaca_short"))
+    assert len(list((cache / "own_answers").iterdir())) == 2
 
 
 def test_a_resumed_run_uses_the_answers_there_are(
@@ -331,10 +405,14 @@ def test_answers_that_never_end_are_left_out_and_where_none_is_left_it_is_told(
     weights = load_file(str(base / "model.safetensors"))
     weights["model.embed_tokens.weight"][2] = 0.0
     save_file(weights, str(base / "model.safetensors"), metadata={"format": "pt"})
-    config = self_settings(base, rows, general, tmp_path / "out")
+    config = self_settings(base, rows, general, tmp_path / "out", replay_kl=0)
     with pytest.raises(AlpacaError, match=r"E2003 NoRowsLeft: none of the base's 10 own answers .*10 cut off"):
         train(config)
-    assert MAX_TOKENS == 200 and leftovers(tmp_path / "out") == []
+    plan = make_plan(self_settings(base, rows, general, tmp_path / "out"), lambda line: None)
+    (tmp_path / "out").mkdir(exist_ok=True)
+    taught, answered = answer_replay(plan, lambda line: None)  # nothing is learned from where these end
+    assert answered.cut_off == 0 and len(taught) == 10 - answered.empty >= 5  # some hold characters that no text has
+    assert leftovers(tmp_path / "out") == []
 
 
 def test_a_dry_run_asks_nothing_and_conversations_are_asked_their_first_turn(

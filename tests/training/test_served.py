@@ -41,6 +41,8 @@ def test_a_base_that_the_engine_refuses_is_named_in_the_plan_with_its_own_reason
 def test_a_base_that_can_t_be_asked_is_not_asked_for_its_own_answers(dynamic: Path, rows: Path, tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match=r"replay_self needs the base's own answers, but .*'dynamic'"):
         train(settings(dynamic, rows, tmp_path / "out", replay_self=True, replay_ratio=0.1))
+    by_default = settings(dynamic, rows, tmp_path / "out", replay_self=None, replay_ratio=0.1, dry_run=True)
+    assert any("replay_self false (" in line and "'dynamic'" in line for line in train(by_default))
 
 
 @pytest.mark.parametrize(
