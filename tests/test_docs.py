@@ -26,7 +26,8 @@ DOCUMENTS = sorted(
     [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / folder / "README.md" for folder in FOLDERS)]
 )
 EACH_DOCUMENT = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-WORDS = "serve|train|predict|merged|gguf-lora|gguf|meta|vllm|check|instruct|translate"  # that stand between a module and its options
+# Words that stand between a module and its options.
+WORDS = "serve|train|predict|merged|gguf-lora|gguf|meta|vllm|check|instruct|translate"
 COG_COMMANDS = {"build", "exec", "login", "predict", "push", "run", "serve", "train"}
 
 
