@@ -99,6 +99,7 @@ def test_the_default_base_translates_or_lists_each_row(smollm2: Path, tmp_path: 
     data, output = tmp_path / "rows.jsonl", tmp_path / "fr.jsonl"
     rows = [{"instruction": f"Name {n} animals.", "input": "", "output": "A horse and a dog."} for n in (2, 3)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    main(["translate", "--to", "fr", "--base_model", str(smollm2), "--data_path", str(data), "--output", str(output)])
+    main(["translate", "--to", "fr", "--base_model", str(smollm2), "--data_path", str(data), "--output", str(output),
+          "--tries", "1", "--max_tokens", "40"])  # fmt: skip
     card = card_of(output)
     assert len(rows_of(output)) + len(card["listed"]) == 2 and card["tokens"]["out"] > 0
