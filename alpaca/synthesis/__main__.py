@@ -16,6 +16,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from alpaca.base.precision import SERVED
 from alpaca.errors import end_as_interrupted, exit_on_error
 from alpaca.paths import DATA
 
@@ -81,6 +82,7 @@ def _add_model(out: argparse.ArgumentParser) -> None:
     group.add_argument("--base_model",
                        help="in place of a server: a folder, a name in weights/ or a hub id, loaded here "
                             "(default: $BASE_MODEL, or the only base)")  # fmt: skip
+    group.add_argument("--precision", default="auto", choices=["auto", *SERVED], help="of a base in this process")
     group.add_argument("--concurrency", type=int, default=8, help="questions asked at the same time (default: 8)")
     group.add_argument("--timeout", type=float, default=300.0, help="seconds that an answer may take (default: 300)")
 

@@ -14,13 +14,13 @@ SMALL = 3_000_000_000  # parameters; below, most of what a base writes is of no 
 class EngineModel:
     """The base `base_model` (a folder, a name in weights/ or a hub id) behind the project's engine."""
 
-    def __init__(self, base_model: str | None, at_once: int, *, say: Say) -> None:
+    def __init__(self, base_model: str | None, at_once: int, precision: str = "auto", *, say: Say) -> None:
         """Raises the errors of alpaca.base, and NoRoom."""
         from alpaca.base.headers import count_weights, fingerprint
         from alpaca.serving.limits import EngineLimits
         from alpaca.serving.loading import load_base, open_engine
 
-        base = load_base(base_model, say=say)
+        base = load_base(base_model, precision, say=say)
         self._engine = open_engine(base, limits=EngineLimits(concurrency=at_once), say=say)
         self.name = base.folder.name
         self._print = fingerprint(base.folder)

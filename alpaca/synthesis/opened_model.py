@@ -39,4 +39,4 @@ def open_model(options: argparse.Namespace, say: Say) -> Model:
         return model
     from alpaca.synthesis.engine import EngineModel
 
-    return EngineModel(options.base_model, options.concurrency, say=say)
+    return EngineModel(options.base_model, options.concurrency, options.precision, say=say)

@@ -14,13 +14,11 @@ from alpaca.synthesis.__main__ import main
 from alpaca.synthesis.engine import EngineModel
 from alpaca.synthesis.question import Question, Reply
 from alpaca.synthesis.server import ServerModel
-from tests.conftest import ROOT
 from tests.export.conftest import of
 from tests.gateway.conftest import adapter_folder, gateway, server  # noqa: F401 - fixtures
 from tests.gateway.running import RunningGateway
 from tests.synthesis.running import card_of, rows_of
 
-SEEDS = str(ROOT / "data" / "seed_tasks_alpacas.jsonl")
 QUESTIONS = [Question((("user", f"What is {number} and {number}?"),), 12, 0.0) for number in range(6)]
 
 
@@ -41,28 +39,30 @@ def answers_in(journal: Path) -> int:
 @pytest.mark.server
 def test_the_gateway_and_the_engine_here_give_the_same_answers(gateway: RunningGateway, tiny_base: Path) -> None:  # noqa: F811
     there = ask_all(ServerModel(gateway.url, tiny_base.name, say=print))
-    here = ask_all(EngineModel(str(tiny_base), 4, say=print))
+    here = ask_all(EngineModel(str(tiny_base), 4, "fp32", say=print))
     assert [reply.text.strip() for reply in there] == [reply.text for reply in here]
     assert [reply.tokens_in for reply in there] == [reply.tokens_in for reply in here]
     assert all(0 < reply.tokens_out <= 12 for reply in there)
 
 
 @pytest.mark.server
-def test_a_base_of_noise_behind_the_gateway_is_given_up_and_its_answers_are_kept(
+def test_what_a_base_of_noise_says_is_listed_and_not_asked_for_again(
     gateway: RunningGateway,  # noqa: F811
     tiny_base: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    output = tmp_path / "mine.jsonl"
-    arguments = ["instruct", "--url", gateway.url, "--model", tiny_base.name, "--rows", "3", "--output", str(output),
-                 "--max_tokens", "8", "--shown", "1", "--seed_tasks", SEEDS]  # fmt: skip
-    for _ in range(2):
-        with pytest.raises(SystemExit):
-            main(arguments)
-        assert "E7005 NothingUsable" in capsys.readouterr().err
+    data, output = tmp_path / "rows.jsonl", tmp_path / "fr.jsonl"
+    data.write_text('{"instruction": "Name the 3 grasses.", "output": "Rye."}\n{"instruction": "Why?", "output": ""}\n')
+    arguments = ["translate", "--url", gateway.url, "--model", tiny_base.name, "--to", "fr", "--tries", "2",
+                 "--data_path", str(data), "--output", str(output)]  # fmt: skip
+    main(arguments)
+    assert "2 questions asked now" in capsys.readouterr().out
+    main(arguments)
+    assert "0 questions asked now" in capsys.readouterr().out
     card = card_of(output)
-    assert card["answers"] == answers_in(tmp_path / "mine.journal.jsonl") >= 40 and card["tokens"]["out"] > 0
+    assert card["answers"] == answers_in(tmp_path / "fr.journal.jsonl") == 2 and card["tokens"]["out"] > 0
+    assert card["listed"].keys() == {"1"} and card["rows"] == 0
 
 
 @pytest.mark.llamacpp
@@ -72,7 +72,7 @@ def test_llama_cpp_s_own_server_is_asked_like_any_other(tiny_base: Path, tmp_pat
     with judges.llamacpp(path) as running:
         url = str(running._client.base_url).removesuffix("/v1/")
         there = ask_all(ServerModel(url, say=print))
-    here = ask_all(EngineModel(str(tiny_base), 4, say=print))
+    here = ask_all(EngineModel(str(tiny_base), 4, "fp32", say=print))
     assert [reply.tokens_in for reply in there] == [reply.tokens_in for reply in here]
     assert sum(one.text.strip() == other.text for one, other in zip(there, here, strict=True)) >= 4
 
@@ -99,6 +99,7 @@ def test_the_default_base_translates_or_lists_each_row(smollm2: Path, tmp_path: 
     data, output = tmp_path / "rows.jsonl", tmp_path / "fr.jsonl"
     rows = [{"instruction": f"Name {n} animals.", "input": "", "output": "A horse and a dog."} for n in (2, 3)]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    main(["translate", "--to", "fr", "--base_model", str(smollm2), "--data_path", str(data), "--output", str(output)])
+    main(["translate", "--to", "fr", "--base_model", str(smollm2), "--data_path", str(data), "--output", str(output),
+          "--tries", "1", "--max_tokens", "40"])  # fmt: skip
     card = card_of(output)
     assert len(rows_of(output)) + len(card["listed"]) == 2 and card["tokens"]["out"] > 0
