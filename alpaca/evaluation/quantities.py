@@ -18,18 +18,19 @@ from alpaca.evaluation.units import BEFORE, UNITS, measured
 from alpaca.evaluation.vocabulary import COMMON
 
 YEARS = range(1000, 2101)  # a bare number among these is taken for a year
-# Words of each number that is often written out, in English, German, French and Spanish. One is mostly an article.
+# Words of each number that is often written out, in English, German, French and Spanish, but
+# for those that are another word in English. One is mostly an article.
 WORDS = {
     2: "two zwei deux dos", 3: "three drei trois tres", 4: "four vier quatre cuatro", 5: "five fünf cinq cinco",
     6: "six sechs seis", 7: "seven sieben sept siete", 8: "eight acht huit ocho", 9: "nine neun neuf nueve",
-    10: "ten zehn dix diez", 11: "eleven elf onze once", 12: "twelve zwölf douze doce dozen dutzend", 13: "thirteen",
+    10: "ten zehn dix diez", 11: "eleven elf onze", 12: "twelve zwölf douze doce dozen dutzend", 13: "thirteen",
     14: "fourteen vierzehn", 15: "fifteen fünfzehn quinze quince", 16: "sixteen", 17: "seventeen", 18: "eighteen",
     19: "nineteen", 20: "twenty zwanzig vingt veinte", 30: "thirty dreißig trente treinta", 40: "forty vierzig",
     50: "fifty fünfzig", 60: "sixty sechzig", 70: "seventy siebzig", 80: "eighty achtzig", 90: "ninety neunzig",
 }  # fmt: skip
 WORD = {word: number for number, words in WORDS.items() for word in words.split()}
 TIMES = {
-    100.0: "hundred hundert cent cien ciento", 1e3: "thousand tausend mille mil k 千", 1e4: "万 萬",
+    100.0: "hundred hundert cien ciento", 1e3: "thousand tausend mille mil k 千", 1e4: "万 萬",
     1e6: "million millions millionen mio millón millones", 1e8: "亿 億",
     1e9: "billion billions milliarde milliarden mrd milliard milliards",
 }  # fmt: skip
