@@ -7,6 +7,7 @@ in English, which every base knows best.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from alpaca.data.general import SHIPPED
@@ -26,7 +27,8 @@ ROWS = 16  # of each: enough to tell a language that is known from one that is n
 
 
 def measure_familiarity(plan: Plan, trainer: PackedTrainer, say: Say) -> Familiarity | None:
-    """Measure rows and English general answers, and say what it means; None where either is missing.
+    """Measure rows and English general answers, and say what it means; None where either is missing or has a loss that
+    is not finite, which the training itself will find.
 
     The adapter must still be without effect.
     """
@@ -35,7 +37,7 @@ def measure_familiarity(plan: Plan, trainer: PackedTrainer, say: Say) -> Familia
     rows = spread(plan.split.train, ROWS)
     english = [row for row in read_examples(str(SHIPPED)).examples if language_of(_answer(row)) == ENGLISH]
     ours, theirs = (_loss_per_byte(plan, trainer, examples) for examples in (rows, spread(english, ROWS)))
-    if not ours or not theirs:
+    if not ours or not theirs or not math.isfinite(ours + theirs):
         return None
     found = Familiarity(round(ours, 4), round(theirs, 4), _main_language(plan.split.train))
     for line in lines(found):
@@ -66,7 +68,8 @@ def _loss_per_byte(plan: Plan, trainer: PackedTrainer, examples: Sequence[Exampl
     if not bytes_of_text:
         return None
     labels = sum(label_count(row) for row in encoded)
-    return trainer.loss_on(encoded, validation_packs(encoded, plan.budget[0])) * labels / bytes_of_text
+    loss = trainer.loss_on(encoded, validation_packs(encoded, plan.budget[0]), finite=False)
+    return loss * labels / bytes_of_text
 
 
 def _trained_bytes(plan: Plan, row: Encoded) -> int:
