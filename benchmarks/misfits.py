@@ -6,14 +6,14 @@
 
 A tenth of the answers of a set stand with another row's question, drawn anew a hundred times. `clean` is the share of
 rows that are listed where nothing was planted. AUROC is the probability that a planted row scores lower than another
-one, by the matter of rows and by the answer's loss alone.
+one of its language, by the matter of rows and by the answer's loss alone. Only languages with enough rows take part.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,43 +21,31 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alpaca.data.misfits import OTHERS, Matter, ask_base, matter_of, sample  # noqa: E402
+from alpaca.data.misfits import OTHERS, Losses, ask_base, sample  # noqa: E402
 from alpaca.data.reader import read_examples  # noqa: E402
 from alpaca.data.yardstick import open_yardstick  # noqa: E402
 from alpaca.progress import say_aside  # noqa: E402
 
 SETS = ["data/alpacas.jsonl", "data/insurance_zh.jsonl", "data/general.jsonl"]
 PLANTED, DRAWS, SEED = 0.1, 100, 0
-HEAD = f"{'':22}{'rows':>6}{'tokens':>8}{'clean':>8}{'AUROC':>8}{'by loss':>9}{'precision':>11}{'recall':>8}"
+HEAD = f"{'':34}{'rows':>6}{'tokens':>8}{'clean':>8}{'AUROC':>8}{'by loss':>9}{'precision':>11}{'recall':>8}"
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Summed losses of n answers after their own questions, after `OTHERS` others (n, OTHERS), and after the question
-    to which each slips when it is planted; their tokens."""
-
-    name: str
-    own: np.ndarray
-    foreign: np.ndarray
-    slipped: np.ndarray
-    tokens: np.ndarray
-
-    def matter(self, planted: np.ndarray) -> Matter:
-        """What the check sees where the answers at `planted` have slipped."""
-        own = self.own.copy()
-        own[planted] = self.slipped[planted]
-        rows = range(1, len(own) + 1)
-        return matter_of(self.name, len(own), rows, own, self.foreign, self.tokens)
-
-
-def measure(path: str, base: str, rows: int) -> Losses:
-    """Ask the base about `rows` rows of a file, 0 for all of them."""
+def measure(path: str, base: str, rows: int) -> list[Losses]:
+    """Ask the base about `rows` rows of a file, 0 for all. A planted answer slips to its last other question."""
     yardstick = open_yardstick(base, "auto", 512)
     examples = read_examples(path).examples
-    _, own, foreign, tokens = ask_base(sample(examples, rows or len(examples)), yardstick, OTHERS + 1, say_aside)
-    if not len(own):
-        sys.exit(f"{path}: too few rows with a question to exchange")
-    return Losses(Path(path).stem, own, foreign[:, :OTHERS], foreign[:, OTHERS], tokens)
+    losses = ask_base(sample(examples, rows or len(examples)), yardstick, OTHERS + 1, say_aside)
+    if not losses:
+        sys.exit(f"{path}: too few rows of one language with a question to exchange")
+    return losses
+
+
+def planted(losses: Losses, places: np.ndarray) -> Losses:
+    """The same where the answers at `places` have slipped to another row."""
+    own = losses.own.copy()
+    own[places] = losses.foreign[places, OTHERS]
+    return replace(losses, own=own)
 
 
 def auroc(scores: np.ndarray, planted: np.ndarray) -> float:
@@ -68,24 +56,24 @@ def auroc(scores: np.ndarray, planted: np.ndarray) -> float:
     return float((below < others).mean() + 0.5 * (below == others).mean())
 
 
-def row_of(losses: Losses) -> str:
-    """A line of the table."""
+def row_of(name: str, losses: Losses) -> str:
+    """A line of the table: one language of a set."""
     n, draw = len(losses.own), np.random.default_rng(SEED)
-    clean = len(losses.matter(np.empty(0, dtype=int)).misfits()) / n
+    clean = losses.matter()
     by_matter, by_loss, found, listed, there = [], [], 0, 0, 0
     for _ in range(DRAWS):
-        planted = draw.choice(n, max(1, round(n * PLANTED)), replace=False)
-        matter = losses.matter(planted)
-        own = losses.own.copy()
-        own[planted] = losses.slipped[planted]
-        by_matter.append(auroc(matter.scores, planted))
-        by_loss.append(auroc(-own / losses.tokens, planted))
+        places = draw.choice(n, max(1, round(n * PLANTED)), replace=False)
+        slipped = planted(losses, places)
+        matter = slipped.matter()
+        by_matter.append(auroc(matter.scores, places))
+        by_loss.append(auroc(-slipped.own / losses.tokens, places))
         misfits = matter.misfits()
-        found += len(set(misfits) & set(planted.tolist()))
-        listed, there = listed + len(misfits), there + len(planted)
+        found += len(set(misfits) & set(places.tolist()))
+        listed, there = listed + len(misfits), there + len(places)
+    right = f"{found / listed:.0%}" if listed else "-"
     return (
-        f"{losses.name:22}{n:6}{losses.tokens.mean():8.0f}{clean:8.1%}{np.mean(by_matter):8.2f}{np.mean(by_loss):9.2f}"
-        f"{found / listed if listed else float('nan'):11.0%}{found / there:8.0%}"
+        f"{name:34}{n:6}{losses.tokens.mean():8.0f}{len(clean.misfits()) / n:8.1%}{np.mean(by_matter):8.2f}"
+        f"{np.mean(by_loss):9.2f}{right:>11}{found / there:8.0%}{'  can not judge' if clean.blind else ''}"
     )
 
 
@@ -97,7 +85,8 @@ def main() -> None:
     options = parser.parse_args()
     print(HEAD)
     for path in options.sets:
-        print(row_of(measure(path, options.base_model, options.rows)), flush=True)
+        for losses in measure(path, options.base_model, options.rows):
+            print(row_of(f"{Path(path).stem}, {losses.language}", losses), flush=True)
 
 
 if __name__ == "__main__":

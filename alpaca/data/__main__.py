@@ -18,11 +18,12 @@ from alpaca.words import plural
 if TYPE_CHECKING:
     from alpaca.data.check import Check
     from alpaca.data.fix import Mended
-    from alpaca.data.misfits import Matter
+    from alpaca.data.misfits import Look
     from alpaca.data.scan import Scan
     from alpaca.data.yardstick import Yardstick
 
 MANY = 5000  # rows from which the look takes seconds
+MOST_ASKED = 500  # rows that a base is asked about if nothing else is said
 EPILOG = """\
 examples:
   python -m alpaca.data mine.jsonl                         is it fit to train, and what is odd in it?
@@ -46,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--base_model", default="", metavar="BASE",
                      help="as for finetune.py; without any base, lengths are characters; one that is named here is "
                           "also asked which answers do not fit their questions")  # fmt: skip
-    out.add_argument("--fit_rows", type=int, default=500, metavar="N",
-                     help="with --base_model: how many rows to ask it about (default: 500; 0: none)")  # fmt: skip
+    out.add_argument("--fit_rows", type=int, default=MOST_ASKED, metavar="N",
+                     help="with --base_model: ask it about at most N rows (default: %(default)s; 0: none)")  # fmt: skip
     out.add_argument("--prompt_template_name", default="auto", metavar="NAME", help="as for finetune.py")
     out.add_argument(
         "--cutoff_len", type=int, default=1024, metavar="TOKENS", help="as for finetune.py (default: 1024)"
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
         say_aside(f"looking at {scan.rows_read} rows …")
-    check = check_rows(scan, yardstick, why_none, _matter(options, scan, yardstick))
+    check = check_rows(scan, yardstick, why_none, _look(options, scan, yardstick))
     mended = mend(scan) if options.fix else None
     _print(check, yardstick, mended)
     if "--plot" in targets and check.trainable:
@@ -132,14 +133,14 @@ def _yardstick(options: argparse.Namespace) -> tuple[Yardstick | None, str]:
         return None, f"no tokens: {error.message.partition('. ')[0]}; name a base with --base_model"
 
 
-def _matter(options: argparse.Namespace, scan: Scan, yardstick: Yardstick | None) -> Matter | None:
+def _look(options: argparse.Namespace, scan: Scan, yardstick: Yardstick | None) -> Look | None:
     """What a base that was named says of the rows; it costs minutes, so that one that is only there is not asked."""
     examples = scan.trainable()
     if not (options.base_model and options.fit_rows and yardstick and examples):
         return None
-    from alpaca.data.misfits import measure_matter
+    from alpaca.data.misfits import look
 
-    return measure_matter(examples, yardstick, options.fit_rows, say_aside)
+    return look(examples, yardstick, options.fit_rows, say_aside)
 
 
 def _print(check: Check, yardstick: Yardstick | None, mended: Mended | None) -> None:

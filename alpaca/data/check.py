@@ -21,7 +21,7 @@ from alpaca.prompts.example import Example
 from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
 
 if TYPE_CHECKING:
-    from alpaca.data.misfits import Matter
+    from alpaca.data.misfits import Look
     from alpaca.data.yardstick import Yardstick
 
 SHOWN_FAULTS, SHOWN_REASONS, SHOWN_LANGUAGES = 10, 3, 12
@@ -31,8 +31,8 @@ Section = tuple[str, list[str]]
 
 @dataclass(frozen=True)
 class Check:
-    """Everything that was found. Row numbers are 1-based and those of the source. `matter`: what questions tell about
-    their answers, where a base was asked."""
+    """Everything that was found. Row numbers are 1-based and those of the source. `look`: what a base was asked about
+    answers and their questions, None for nothing."""
 
     scan: Scan
     trainable: int
@@ -40,7 +40,7 @@ class Check:
     findings: list[Finding]
     languages: dict[str, list[int]]
     lengths: Lengths
-    matter: Matter | None = None
+    look: Look | None = None
 
     @property
     def faulty_rows(self) -> int:
@@ -98,8 +98,8 @@ class Check:
             parts.append(("Copies", self._finding_lines("Copies") or ["none"]))
         if self.scan.examples:
             parts.append(("Odd rows", self._finding_lines("Odd rows") or ["none"]))
-        if self.matter is not None and self.trainable:
-            parts.append((BELONGING, self._matter_lines(self.matter)))
+        if self.look is not None and self.trainable:
+            parts.append((BELONGING, self._belonging_lines(self.look)))
         if self.trainable:
             parts += [("Languages of the answers", self._language_lines()), ("Lengths", self._length_lines())]
         return parts
@@ -129,18 +129,23 @@ class Check:
     def _finding_lines(self, section: str) -> list[str]:
         return [line for finding in self.findings if finding.section == section for line in finding.lines()]
 
-    def _matter_lines(self, matter: Matter) -> list[str]:
+    def _belonging_lines(self, look: Look) -> list[str]:
         """What the base was asked, and what it can't judge."""
-        if matter.too_few:
-            return [
-                f"not looked at: {plural(len(matter.rows), 'row')} with a question to exchange are too few to judge by"
-            ]
-        if matter.blind:
-            why = "in a third and more their own question tells it nothing"
-            return [f"{matter.base} can't judge these rows: {why}; a larger base may"]
-        of = f"{len(matter.rows)} of {plural(matter.of, 'row')}" if len(matter.rows) < matter.of else "the rows"
-        lines = [f"{matter.base} knows the answers better after their own questions than after other rows'",
-                 f"in half of {of} by {float(np.median(matter.per_token)):.2f} nats a token or more"]  # fmt: skip
+        lines = []
+        for matter in look.judged:
+            half = float(np.median(matter.per_token))
+            lines.append(f"{matter.language}: in half of {plural(len(matter.rows), 'row')} the own question tells "
+                         f"{look.base} {half:.2f} nats a token more than others do")  # fmt: skip
+        for matter in look.languages:
+            if matter.blind:
+                asked = plural(len(matter.rows), "row")
+                lines.append(f"{matter.language}: not judged, because the questions of {asked} tell {look.base} too "
+                             "little: it hardly knows the language, or very many answers have slipped")  # fmt: skip
+        if left_out := look.of - look.asked:
+            lines.append(f"not looked at: {plural(left_out, 'row')}, beyond --fit_rows, in a language with few rows, "
+                         "or without a question to exchange")  # fmt: skip
+        if not look.judged:
+            return lines
         return lines + (self._finding_lines(BELONGING) or ["no answer stands out as not fitting its question"])
 
     def _language_lines(self) -> list[str]:
@@ -182,20 +187,20 @@ class Check:
                 for language, rows in self.languages.items()
             ],
             "lengths": self.lengths.as_json(),
-        } | ({"matter": self.matter.as_json()} if self.matter is not None else {})  # fmt: skip
+        } | ({"matter": self.look.as_json()} if self.look is not None else {})  # fmt: skip
 
 
-def check_rows(scan: Scan, yardstick: Yardstick | None, why_none: str = "", matter: Matter | None = None) -> Check:
-    """Look at every row. Without a yardstick lengths are characters, and `why_none` says why. `matter`: what a base
+def check_rows(scan: Scan, yardstick: Yardstick | None, why_none: str = "", look: Look | None = None) -> Check:
+    """Look at every row. Without a yardstick lengths are characters, and `why_none` says why. `look`: what a base
     was asked about them, None for nothing."""
     examples = scan.trainable()
     lengths = in_tokens(examples, yardstick) if yardstick and examples else in_characters(examples, why_none)
     scan.refuse(lengths.refused)
     examples = scan.trainable()
     duplicates = find_duplicates(examples)
-    findings = [*_copies(duplicates), *_suspicions(scan), *_misfits(matter, examples), *_over_length(lengths)]
+    findings = [*_copies(duplicates), *_suspicions(scan), *_misfits(look, examples), *_over_length(lengths)]
     found = [finding for finding in findings if finding.seen]
-    return Check(scan, len(examples), duplicates, found, languages_of(examples), lengths, matter)
+    return Check(scan, len(examples), duplicates, found, languages_of(examples), lengths, look)
 
 
 def _copies(found: Duplicates) -> list[Finding]:
@@ -226,14 +231,11 @@ def _suspicions(scan: Scan) -> list[Finding]:
     ]
 
 
-def _misfits(matter: Matter | None, examples: list[Example]) -> list[Finding]:
-    if matter is None:
+def _misfits(look: Look | None, examples: list[Example]) -> list[Finding]:
+    if look is None:
         return []
-    answers = {example.row: example.turns[-1].written for example in examples}
-    seen = {
-        matter.rows[place]: f"{matter.per_token[place]:+.2f} a token: {' '.join(answers[matter.rows[place]])}"
-        for place in matter.misfits()
-    }
+    answers = {example.row: " ".join(example.turns[-1].written) for example in examples}
+    seen = {row: f"{nats:+.2f} nats a token: {answers[row]}" for row, nats in look.misfits().items()}
     title = "answers that do not seem to fit their questions"
     advice = "read them: an answer may have slipped to another row, or say little that was asked for"
     return [Finding("misfit", title, advice, seen, section=BELONGING)]
