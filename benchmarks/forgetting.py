@@ -10,7 +10,8 @@ whole. A seed decides which rows are held out, their order, the draw of the gene
 
 The rise is that of the loss of the base's own answers to general questions, per token: how far the adapter moved away
 from what the base says where it was not asked to. The ratios compare each run with the unprotected one of its own seed.
-With two seeds and more, the interval is Student's, of 95 %.
+With two seeds and more, the interval is Student's, of 95 %. Each run begins without answers of the base that another
+one asked for, so that their time counts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -29,14 +31,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from alpaca.base.headers import read_config  # noqa: E402
+from alpaca.paths import CACHE, cache_home  # noqa: E402
+from alpaca.training.preflight import default_learning_rate  # noqa: E402
+
 SETS = {"alpacas": "data/alpacas.jsonl", "insurance_zh": "data/insurance_zh.jsonl"}
 PLAIN = "unprotected"
 WAYS: dict[str, list[str]] = {
     PLAIN: ["--replay_ratio", "0"],
     "written rows": ["--replay_self", "false", "--replay_kl", "0"],
     "own answers": ["--replay_self", "true", "--replay_kl", "0"],
-    "KL on written rows": ["--replay_self", "false", "--replay_kl", "5"],
-    "KL on own answers": ["--replay_self", "true", "--replay_kl", "5"],
+    "KL on written rows": ["--replay_self", "false"],
     "MLP only, r 26": ["--replay_ratio", "0", "--lora_target_modules", "gate_proj,up_proj,down_proj", "--lora_r", "26",
                        "--lora_alpha", "52"],
     "defaults": [],
@@ -49,7 +54,8 @@ def run(rows: str, way: Sequence[str], base: str, adapter: Path, more: Sequence[
     """Fine-tune, report, and return the figures of both. What is in the folder `adapter` already is used."""
     if not (adapter / "alpaca.json").is_file():
         command = ["finetune.py", "--base_model", base, "--data_path", rows, "--output_dir", str(adapter)]
-        _python(*command, "--batch_size", "8", "--report_budget", "0", *more, *way)
+        with tempfile.TemporaryDirectory(prefix="cache-") as cache:
+            _python(*command, "--batch_size", "8", "--report_budget", "0", *more, *way, cache=Path(cache))
     report = adapter / "report" / "report.json"
     if not report.is_file():
         _python("-m", "alpaca.evaluation", "--adapter", str(adapter), "--base_model", base, "--data_path", rows)
@@ -57,9 +63,15 @@ def run(rows: str, way: Sequence[str], base: str, adapter: Path, more: Sequence[
     return figures(*read)
 
 
-def _python(*command: str) -> None:
+def _python(*command: str, cache: Path | None = None) -> None:
+    """`cache`: an empty folder to take for the cache, apart from the kernels that were compiled already."""
     print(f"  {' '.join(command)}", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=sys.stderr)
+    own = {}
+    if cache is not None:
+        (cache_home() / "kernels").mkdir(parents=True, exist_ok=True)
+        (cache / "kernels").symlink_to((cache_home() / "kernels").resolve())
+        own = {CACHE: str(cache)}
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=sys.stderr, env={**os.environ, **own})
 
 
 def figures(report: Mapping[str, Any], card: Mapping[str, Any]) -> dict[str, float]:
@@ -119,9 +131,6 @@ def ways_of(options: argparse.Namespace) -> dict[str, list[str]]:
     chosen = {way: WAYS[way] for way in options.ways}
     if not options.learning_rates:
         return chosen
-    from alpaca.base.headers import read_config
-    from alpaca.training.preflight import default_learning_rate
-
     rate = default_learning_rate(read_config(Path(options.base_model))["hidden_size"])
     return {
         f"{way}, {factor:g} x rate": [*given, "--learning_rate", f"{factor * rate:.3g}"]

@@ -87,7 +87,7 @@ class FinetuneConfig:
     replay_kl: float | None = _option(
         None,
         "weight of the divergence (KL) from the base on replayed answers, in place of their loss; none: "
-        "20 where the base has a chat template, else 0",
+        "10 where the base has a chat template, else 0",
         within=(0, 1000),
     )
 

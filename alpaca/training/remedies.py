@@ -13,7 +13,7 @@ from alpaca.training.config import FinetuneConfig
 from alpaca.training.served import unserved
 
 RATIO = 0.1
-KL = 20.0  # what a unit of divergence on replayed answers counts beside a unit of loss on the data's
+KL = 10.0  # what a unit of divergence on replayed answers counts beside a unit of loss on the data's
 TUNED, NOT_TUNED = "the base has a chat template", "the base has no chat template"
 
 

@@ -220,9 +220,7 @@ def test_every_way_against_forgetting_is_made_of_options_there_are() -> None:
         assert parser().parse_known_args(way)[1] == []
 
 
-def test_each_way_is_tried_at_each_learning_rate() -> None:
-    options = argparse.Namespace(
-        ways=["defaults"], learning_rates=[0.7, 1.5], base_model=str(ROOT / "weights" / "smollm2-135m-instruct")
-    )
-    rates = {"defaults, 0.7 x rate": "0.00091", "defaults, 1.5 x rate": "0.00195"}
+def test_each_way_is_tried_at_each_learning_rate(tiny_base: Path) -> None:
+    options = argparse.Namespace(ways=["defaults"], learning_rates=[0.7, 1.5], base_model=str(tiny_base))
+    rates = {"defaults, 0.7 x rate": "0.0014", "defaults, 1.5 x rate": "0.003"}
     assert forgetting.ways_of(options) == {name: ["--learning_rate", rate] for name, rate in rates.items()}

@@ -90,7 +90,7 @@ def test_a_set_with_too_few_rows_gives_what_it_has_and_says_so(
 @pytest.mark.parametrize(
     ("base_name", "asked", "weight", "says"),
     [
-        ("tiny_base", None, KL, "replay_kl 20 (the base has a chat template: .*): the divergence from the base counts"),
+        ("tiny_base", None, KL, "replay_kl 10 (the base has a chat template: .*): the divergence from the base counts"),
         ("tiny_mha_base", None, 0, "replay_kl 0 (the base has no chat template, .*): these rows are trained on like"),
         ("tiny_base", 0, 0, "replay_kl 0 (as asked): these rows are trained on like the data"),
         ("tiny_mha_base", 2.5, 2.5, "replay_kl 2.5 (as asked): the divergence from the base counts"),
@@ -247,9 +247,9 @@ def test_the_card_and_the_model_card_count_it(tiny_base: Path, rows: Path, gener
     assert replay.pop("sha256") == plan.replay.sha256 and "each epoch its own" in replay.pop("draw")
     assert replay == {
         "source": "general.jsonl", "ratio": 0.2, "share": 0.2, "rows": 12, "rows_per_epoch": 5, "rows_seen": 10,
-        "answers": "of the set", "kl": 20.0,
+        "answers": "of the set", "kl": 10.0,
     }  # fmt: skip
-    assert card.settings["replay_kl"] == 20
+    assert card.settings["replay_kl"] == 10
     assert card.data["train"] == 20 and card.settings["replay_ratio"] == 0.2
     assert "with 5 of `general.jsonl` in each epoch" in (tmp_path / "out" / "README.md").read_text()
     train(settings(tiny_base, rows, tmp_path / "without"))
@@ -275,7 +275,7 @@ def test_killed_and_resumed_with_replay_ends_with_the_same_bytes_and_another_rep
         ({"replay_ratio": 0.1}, "replay_ratio: 0.2 then, 0.1 now"),
         ({"replay_ratio": 0}, "replay: .* then, null now; replay_ratio: 0.2 then, 0 now|replay_ratio: 0.2 then, 0 now"),
         ({"replay_path": str(other)}, "replay: "),
-        ({"replay_kl": 0}, "replay_kl: 20.0 then, 0.0 now"),
+        ({"replay_kl": 0}, "replay_kl: 10.0 then, 0.0 now"),
         ({"replay_self": True}, "replay_self: false then, true now"),
     ]:
         with pytest.raises(BadCheckpoint, match=f"is from another run .*({message})"):
