@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OTHERS = 2
 FEWEST = 20  # rows of a language; with fewer nothing is known of what is usual in it
 CHANCE = 1.0  # a score that chance often reaches: what is above is not listed
-FAR = 2.5  # below the middle row's score: what is nearer to it is not listed (benchmarks/misfits.py has the figures)
+FAR = 2.8  # below the middle row's score: what is nearer to it is not listed (benchmarks/misfits.py has the figures)
 BLIND = 0.2  # share of a language's rows whose question tells nothing, from which on the base is no judge of it
 NORMAL = 0.6745  # the median of |x| for a normal x of spread 1
 SEED = 0

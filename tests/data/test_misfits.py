@@ -11,7 +11,7 @@ import pytest
 
 from alpaca.data.check import check_rows
 from alpaca.data.languages import languages_of
-from alpaca.data.misfits import FEWEST, OTHERS, Look, Losses, ask_base, look, sample
+from alpaca.data.misfits import FAR, FEWEST, OTHERS, Look, Losses, ask_base, look, sample
 from alpaca.data.reader import read_examples
 from alpaca.data.scan import scan_rows
 from alpaca.data.yardstick import open_yardstick
@@ -48,7 +48,7 @@ def test_where_questions_tell_little_a_row_must_be_all_the_lower_to_be_listed() 
     matter = made(300, 30, told=0.25).matter()
     assert not matter.blind and np.median(matter.scores) < 3.5
     listed = matter.misfits()
-    assert all(matter.scores[place] <= np.median(matter.scores) - 2.5 for place in listed) and len(listed) < 30
+    assert all(matter.scores[place] <= np.median(matter.scores) - FAR for place in listed) and len(listed) < 30
 
 
 def test_planted_misfits_score_below_the_others() -> None:

@@ -133,11 +133,11 @@ def learned(request: pytest.FixtureRequest, tiny_base: Path) -> tuple[bool, Scor
     register()
     torch.manual_seed(0)
     base = load_model(tiny_base, "fp32", torch.device("cpu"), PACKED)
-    peft = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))  # type: ignore[arg-type]
-    fit(PackedModel(peft), encode(examples(1, 48, request.param)), 60)  # type: ignore[arg-type]
+    peft = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
+    fit(PackedModel(peft), encode(examples(1, 48, request.param)), 60)
     peft.eval()
     held_out = encode(examples(901, 16))
-    return request.param, ScoringModel(peft), Rows(held_out, foreign_rows(held_out, 4, 128), held_out[:4])  # type: ignore[arg-type]
+    return request.param, ScoringModel(peft), Rows(held_out, foreign_rows(held_out, 4, 128), held_out[:4])
 
 
 def fit(model: PackedModel, rows: list[Encoded], steps: int) -> None:
