@@ -26,12 +26,13 @@ def files(image: str) -> dict[str, int]:
 
 
 def test_it_holds_the_project_its_rows_and_its_base(files: dict[str, int]) -> None:
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "alpaca").rglob("*.py")}
+    package = (path for path in (ROOT / "alpaca").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    code = {path.relative_to(ROOT).as_posix() for path in package}  # with the kernels' sources and the gateway's page
     rest = {"cog.yaml", "requirements.txt", "predict.py", "train.py", "finetune.py", SCHEMA.as_posix()}
     rest |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "templates").iterdir()}
     rest |= {f"data/{name}.jsonl" for name in ("alpacas", "general", "probes")}
     base = {path.relative_to(ROOT).as_posix() for path in SMOLLM2.iterdir()}
-    assert set(files) == modules | rest | base | {REQUIREMENTS}
+    assert set(files) == code | rest | base | {REQUIREMENTS}
 
 
 def test_nothing_private_came_along(files: dict[str, int]) -> None:
