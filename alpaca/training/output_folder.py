@@ -13,7 +13,7 @@ from pathlib import Path
 from alpaca.adapter.card import CARD
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.adapter.lora_config import CONFIG
-from alpaca.progress import Say, is_main_process
+from alpaca.progress import Say
 from alpaca.training.checkpoints import HIDDEN, NEXT, checkpoints_in
 from alpaca.training.lock import LOCK
 from alpaca.training.own_answers import FILE as OWN_ANSWERS
@@ -30,18 +30,17 @@ def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:
     work = places.get(resumed) if resumed is not None else None
     if work is None:
         work = output / NEXT if _has_adapter(output) else output
-    if is_main_process():
-        stopped = () if resumed in places else (output / NEXT, *([output] if work == output else []))
-        for place in stopped:
-            if _has_run(place):
-                moved = _set_aside(place, output)
-                say(f"{place} held an earlier run: it is now {moved}")
-                work.mkdir(parents=True, exist_ok=True)
-                _carry_lock(moved, output)
-        work.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(work)
-        if work != output:
-            say(tagged("output", f"the adapter in {output} stays until the new one is verified; the run is in {work}"))
+    stopped = () if resumed in places else (output / NEXT, *([output] if work == output else []))
+    for place in stopped:
+        if _has_run(place):
+            moved = _set_aside(place, output)
+            say(f"{place} held an earlier run: it is now {moved}")
+            work.mkdir(parents=True, exist_ok=True)
+            _carry_lock(moved, output)
+    work.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(work)
+    if work != output:
+        say(tagged("output", f"the adapter in {output} stays until the new one is verified; the run is in {work}"))
     return work
 
 

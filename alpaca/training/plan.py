@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -194,6 +195,12 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
+
+
+def what_must_be_alike(plan: Plan) -> dict[str, Any]:
+    """What every process of a run must have planned the same, or they would wait for one another for ever."""
+    steps = hashlib.sha256(repr((plan.steps, plan.validation_packs, plan.eval_steps)).encode()).hexdigest()
+    return {**plan.identity(), "steps": steps}
 
 
 def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Plan:

@@ -1,6 +1,7 @@
 """transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
 
     _load_from_checkpoint         where a run is resumed: the adapter's weights
+    _load_callback_state          and which checkpoint was the best
     get_train_dataloader          the planned steps, each an item
     create_scheduler              the learning rate of every step
     for each step:
@@ -13,6 +14,7 @@
         _save_checkpoint          after it: written aside, then renamed
             _get_output_dir       aside
             _save                 the adapter's weights and what identifies the run
+            _save_rng_state       the generators of every process
     _load_best_model              the adapter of the best evaluation
 
 An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
@@ -25,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -47,7 +50,7 @@ from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack, Step
 from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
-from alpaca.training import checkpoints
+from alpaca.training import checkpoints, peers
 from alpaca.training.memory import explain_memory, memory_now
 
 
@@ -227,9 +230,27 @@ class PackedTrainer(Trainer):
         state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Process 0 writes the generators of all of them."""
+        if self.args.world_size == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            states = peers.everyone({path.name: path.read_bytes() for path in Path(own).iterdir()})
+        if self.args.should_save:
+            for name, state in (entry for process in states for entry in process.items()):
+                (Path(output_dir) / name).write_bytes(state)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
-        set_peft_model_state_dict(self.packed.peft, load_file(str(self.last_loaded / WEIGHTS)))
+        weights = self.last_loaded / WEIGHTS
+        set_peft_model_state_dict(self.packed.peft, peers.from_main(lambda: load_file(str(weights))))
+
+    def _load_callback_state(self) -> None:
+        """With the state of a resumed run: the library forgets a best checkpoint that this machine does not have."""
+        super()._load_callback_state()
+        self.state.best_model_checkpoint = peers.from_main(lambda: self.state.best_model_checkpoint)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:
