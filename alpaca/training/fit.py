@@ -19,8 +19,8 @@ from alpaca.packed import attention
 from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
 from alpaca.packed.taught import TaughtModel
-from alpaca.progress import Say, is_main_process, processes
-from alpaca.training import peers
+from alpaca.progress import Say, is_main_process, is_sharded, processes
+from alpaca.training import peers, sharded
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.familiarity import measure_familiarity
@@ -47,6 +47,11 @@ def train(plan: Plan, say: Say) -> Finetuned:
     expected = forecast_of(plan, estimate(plan))  # before the seed is set: it draws numbers to multiply
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
+    if is_sharded() and not trainer.is_fsdp_enabled:
+        say(tagged("warning", "accelerate shards on GPUs only: here every process holds the whole base"))
+    if trainer.is_fsdp_enabled:
+        sharded.check_version(trainer.accelerator.state.fsdp_plugin)
+        trainer.args.eval_on_start = bool(plan.validation_packs) and checkpoint is None
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
     before = _loss_of_the_base(trainer, say)
     evaluated = time.monotonic() - begun if before is not None else None
@@ -58,6 +63,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
         say(f"resuming from {checkpoint}")
     with peers.at_hand(checkpoint) as here:
         trainer.train(resume_from_checkpoint=str(here) if here else None)
+    before = _history(trainer)[0].get("eval_loss", before) if trainer.is_fsdp_enabled else before
     after = trainer.validation_loss() if plan.validation_packs else None
     file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
     seconds, peak = time.monotonic() - started, peak_memory(plan.device)
@@ -100,7 +106,8 @@ def begin(plan: Plan, say: Say) -> Begun:
 def build_model(plan: Plan) -> PackedModel:
     """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
     attention.register()
-    model = load_model(plan.base, plan.precision.precision, plan.device, plan.attention[0])
+    device = torch.device("cpu") if is_sharded() else plan.device  # whole it may fit on no GPU
+    model = load_model(plan.base, plan.precision.precision, device, plan.attention[0])
     _stay_differentiable(model)
     make_lean(model)
     model.name_or_path = plan.base_name  # PEFT writes it down, and a path of this machine means nothing elsewhere

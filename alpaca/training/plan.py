@@ -25,12 +25,12 @@ from alpaca.errors import BadSetting
 from alpaca.packed.attention import choose_attention
 from alpaca.packed.batch import label_count
 from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
-from alpaca.progress import Say, processes
+from alpaca.progress import Say, is_sharded, processes
 from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
-from alpaca.training import disk, preflight, untrained
+from alpaca.training import disk, preflight, sharded, untrained
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.memory import LESS, memory_now
@@ -117,6 +117,8 @@ class Plan:
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
+        if is_sharded():  # its checkpoints are read otherwise
+            settings["processes"] = f"{processes()}, sharded"
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
         settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
@@ -164,7 +166,10 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     base = resolve_base(config.base_model or None)
     check_trainable(base, config.lora_target_modules)
     device = pick_device()
-    precision = choose_precision(base, config.quantization, device, training=True)
+    if is_sharded():
+        precision = sharded.choose_precision(config.quantization, device)
+    else:
+        precision = choose_precision(base, config.quantization, device, training=True)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
     attention = choose_attention(device, precision.precision)
     say(tagged("attention", attention[1]))

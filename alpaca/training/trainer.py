@@ -13,7 +13,9 @@
         evaluate                  every eval_steps: the loss over the validation rows
         _save_checkpoint          after it: written aside, then renamed
             _get_output_dir       aside
+            save_model            gathered first where the model is sharded
             _save                 the adapter's weights and what identifies the run
+            _save_optimizer_and_scheduler   gathered, too; _load_optimizer_and_scheduler gives them back
             _save_rng_state       the generators of every process
     _load_best_model              the adapter of the best evaluation
 
@@ -41,6 +43,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from alpaca.adapter.folder import WEIGHTS
 from alpaca.device import peak_memory
@@ -50,7 +53,7 @@ from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack, Step
 from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
-from alpaca.training import checkpoints, peers
+from alpaca.training import checkpoints, peers, sharded
 from alpaca.training.memory import explain_memory, memory_now
 
 
@@ -214,6 +217,29 @@ class PackedTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(checkpoints.aside(Path(str(self.args.output_dir)), self.state.global_step))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.is_fsdp_enabled:  # what it would do depends on accelerate's settings
+            self._save(output_dir, sharded.trained_state(self.model))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = sharded.optimizer_state(self.model, self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, weights_only=True)
+        sharded.load_optimizer(self.model, self.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the adapter's weights and what identifies the run; the base is never written."""
         if not self.args.should_save:
@@ -245,7 +271,19 @@ class PackedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
         weights = self.last_loaded / WEIGHTS
-        set_peft_model_state_dict(self.packed.peft, peers.from_main(lambda: load_file(str(weights))))
+        state = peers.from_main(lambda: load_file(str(weights)))
+        if self.is_fsdp_enabled:
+            own = self.names_in_peft()
+            sharded.load_trained(self.model, {own[name]: tensor for name, tensor in state.items()})
+        else:
+            set_peft_model_state_dict(self.packed.peft, state)
+
+    def names_in_peft(self) -> dict[str, str]:
+        """The model's own name of each tensor of the adapter by PEFT's."""
+        own = {
+            name.removeprefix("peft."): name for name, weight in self.model.named_parameters() if weight.requires_grad
+        }
+        return get_peft_model_state_dict(self.packed.peft, state_dict=own, save_embedding_layers=False)
 
     def _load_callback_state(self) -> None:
         """With the state of a resumed run: the library forgets a best checkpoint that this machine does not have."""
