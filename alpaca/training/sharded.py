@@ -45,12 +45,13 @@ def check_version(plugin: Any) -> None:
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The weights that are trained, whole and on the CPU, for process 0; nothing for the others, who must ask too."""
-    return get_model_state_dict(model, options=GATHERED)  # type: ignore[return-value]
+    gathered: Any = get_model_state_dict(model, options=GATHERED)
+    return dict(gathered)
 
 
 def load_trained(model: nn.Module, state: dict[str, Tensor]) -> None:
     """Give every process its share of whole weights, which all of them have."""
-    set_model_state_dict(model, state, options=GIVEN)
+    set_model_state_dict(model, {**state}, options=GIVEN)
 
 
 def optimizer_state(model: nn.Module, optimizer: Any) -> dict[str, Any]:

@@ -219,7 +219,7 @@ class PackedTrainer(Trainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         if self.is_fsdp_enabled:  # what it would do depends on accelerate's settings
-            self._save(output_dir, sharded.trained_state(self.model))
+            self._save(output_dir, sharded.trained_state(self.model_wrapped))
         else:
             super().save_model(output_dir, _internal_call)
 
@@ -227,7 +227,8 @@ class PackedTrainer(Trainer):
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        state = sharded.optimizer_state(self.model, self.optimizer)
+        assert self.lr_scheduler is not None
+        state = sharded.optimizer_state(self.model_wrapped, self.optimizer)
         if self.args.should_save:
             torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
@@ -236,8 +237,9 @@ class PackedTrainer(Trainer):
         if not self.is_fsdp_enabled or checkpoint is None:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
+        assert self.lr_scheduler is not None
         state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, weights_only=True)
-        sharded.load_optimizer(self.model, self.optimizer, state)
+        sharded.load_optimizer(self.model_wrapped, self.optimizer, state)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -274,16 +276,16 @@ class PackedTrainer(Trainer):
         state = peers.from_main(lambda: load_file(str(weights)))
         if self.is_fsdp_enabled:
             own = self.names_in_peft()
-            sharded.load_trained(self.model, {own[name]: tensor for name, tensor in state.items()})
+            sharded.load_trained(self.model_wrapped, {own[name]: tensor for name, tensor in state.items()})
         else:
             set_peft_model_state_dict(self.packed.peft, state)
 
     def names_in_peft(self) -> dict[str, str]:
         """The model's own name of each tensor of the adapter by PEFT's."""
-        own = {
-            name.removeprefix("peft."): name for name, weight in self.model.named_parameters() if weight.requires_grad
-        }
-        return get_peft_model_state_dict(self.packed.peft, state_dict=own, save_embedding_layers=False)
+        names = [name for name, weight in self.model_wrapped.named_parameters() if weight.requires_grad]
+        own: Any = {name.removeprefix("peft."): name for name in names}  # it looks at the keys only
+        found: Any = get_peft_model_state_dict(self.packed.peft, state_dict=own, save_embedding_layers=False)
+        return dict(found)
 
     def _load_callback_state(self) -> None:
         """With the state of a resumed run: the library forgets a best checkpoint that this machine does not have."""

@@ -23,7 +23,7 @@ def begin_sharded(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any
 
 
 if __name__ == "__main__":
-    AcceleratorState.__init__ = begin_sharded  # type: ignore[method-assign]
+    AcceleratorState.__init__ = begin_sharded
     from finetune import main
 
     main()
