@@ -79,6 +79,7 @@ def test_the_gateway_is_measured_against_the_server_behind_it(tiny_base: Path) -
 
 
 # --- serving ------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_the_table_of_serving_has_every_contender(long_base: Path) -> None:
     said = run("serve.py", "--base_model", long_base, "--rounds", 1, "--tokens", 4, "--skip", "larger", "ready")
     table = re.findall(r"^(\w.*?)  +([\d.]+) +[\d.]+$", said, re.MULTILINE)

@@ -153,6 +153,7 @@ async def first_process() -> int:
     return found[0]
 
 
+@pytest.mark.long
 def test_the_archive_and_the_log_of_the_process_come_back(
     values: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
