@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from alpaca.adapter.base_template import base_template
 from alpaca.adapter.card import check_special_tokens
 from alpaca.adapter.folder import AdapterFiles, verify_files
 from alpaca.base.headers import read_config
@@ -32,7 +33,7 @@ from alpaca.packed.scoring import ScoringModel, seconds_per_token
 from alpaca.progress import Say, progress
 from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
-from alpaca.prompts.find import load_template, template_from_card
+from alpaca.prompts.find import template_from_card
 from alpaca.prompts.foreign import ForeignRows, foreign_rows
 from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
@@ -72,7 +73,7 @@ def open_subject(adapter: Path, base: Path, precision: str) -> Subject:
     device = pick_device()
     choice = choose_precision(base, precision, device)
     tokenizer = load_tokenizer(base)
-    template = load_template("auto", tokenizer)
+    template, _ = base_template(base, tokenizer)
     cutoff: object = None
     if files.card is not None:
         check_special_tokens(files.card, tokenizer)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alpaca.errors import AlpacaError, DiskFull
 from alpaca.files import free_space, ran_out
+from alpaca.training.tuning import Tuning
 
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and AdamW's two moments in fp32
 CHECKPOINTS = 3  # two are kept while the next one is written
@@ -15,20 +16,20 @@ BESIDES = 20_000_000  # records, report, and the tokens of the rows
 
 
 def needed(parameters: int) -> int:
-    """The most bytes that a run with that many trainable `parameters` writes: checkpoints and the adapter."""
+    """The most bytes that a run with that many trainable `parameters` writes: checkpoints and the result."""
     return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
 
 
-def check_room(folder: Path, parameters: int, *, resumes: bool) -> str:
+def check_room(folder: Path, tuning: Tuning, *, resumes: bool) -> str:
     """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough."""
-    wanted, free = needed(parameters), free_space(folder)
+    wanted, free, what = needed(tuning.count()), free_space(folder), f"checkpoints and the {tuning.noun}"
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if resumes else 0
     if wanted > free + there:
         raise DiskFull(
-            f"{folder}: the run writes up to {wanted / 1e9:.2f} GB (checkpoints and the adapter), and {free / 1e9:.2f} "
-            "GB are free there. Make room, choose another --output_dir, or lower --lora_r"
+            f"{folder}: the run writes up to {wanted / 1e9:.2f} GB ({what}), and {free / 1e9:.2f} "
+            f"GB are free there. Make room, choose another --output_dir, or {tuning.smaller}"
         )
-    return f"checkpoints and the adapter take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
+    return f"{what} take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
 
 
 @contextlib.contextmanager
