@@ -104,7 +104,7 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
     config = plan.config
     model = load_model(plan.base, plan.precision.precision, plan.device)
     lora = LoraConfig(
-        r=config.lora_r, lora_alpha=int(config.lora_alpha), target_modules=list(plan.spec.target_modules),
+        r=config.lora_r, lora_alpha=int(config.lora_alpha), target_modules=list(plan.tuning.spec.target_modules),
         task_type="CAUSAL_LM",
     )  # fmt: skip
     torch.manual_seed(config.seed)

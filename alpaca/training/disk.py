@@ -8,7 +8,6 @@ from pathlib import Path
 
 from alpaca.errors import AlpacaError, DiskFull
 from alpaca.files import free_space, ran_out
-from alpaca.training.tuning import Tuning
 
 BYTES_PER_PARAMETER = 12  # of a checkpoint: a weight and AdamW's two moments in fp32
 CHECKPOINTS = 3  # two are kept while the next one is written
@@ -20,14 +19,17 @@ def needed(parameters: int) -> int:
     return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
 
 
-def check_room(folder: Path, tuning: Tuning, *, resumes: bool) -> str:
-    """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough."""
-    wanted, free, what = needed(tuning.count()), free_space(folder), f"checkpoints and the {tuning.noun}"
+def check_room(folder: Path, parameters: int, *, noun: str, smaller: str, resumes: bool) -> str:
+    """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough.
+
+    `noun`: what comes out. `smaller`: what makes its files smaller, for the end of a sentence.
+    """
+    wanted, free, what = needed(parameters), free_space(folder), f"checkpoints and the {noun}"
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if resumes else 0
     if wanted > free + there:
         raise DiskFull(
             f"{folder}: the run writes up to {wanted / 1e9:.2f} GB ({what}), and {free / 1e9:.2f} "
-            f"GB are free there. Make room, choose another --output_dir, or {tuning.smaller}"
+            f"GB are free there. Make room, choose another --output_dir, or {smaller}"
         )
     return f"{what} take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
 

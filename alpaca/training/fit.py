@@ -29,7 +29,7 @@ from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
-    """Carry out a plan: train (or resume from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    """Carry out a plan: train (or resume from a checkpoint), write and verify the result. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
     if is_main_process():
         complete_promotion(output)
@@ -152,7 +152,7 @@ def _reporters(config: FinetuneConfig) -> str:
 
 
 def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
-    """Validation loss with the adapter still without effect (B is zero)."""
+    """Validation loss of the base as it came: an adapter has no effect yet (B is zero)."""
     if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     loss = trainer.validation_loss()
@@ -161,7 +161,7 @@ def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
 
 
 def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
-    """The loss on the second validation file as the adapter is now, None without such a file."""
+    """The loss on the second validation file as the model is now, None without such a file."""
     if plan.validation_file is None or trainer.is_fsdp_enabled:
         return None
     rows = plan.validation_file.examples

@@ -37,15 +37,16 @@ def check_memory(held: float, free: float, tuning: Tuning) -> None:
 
 
 @contextlib.contextmanager
-def explain_memory(tokens: int, tuning: Tuning) -> Iterator[None]:
-    """Raise OutOfMemory for whatever says inside that memory is too short. `tokens`: of the micro-batch."""
+def explain_memory(tokens: int, less: str) -> Iterator[None]:
+    """Raise OutOfMemory for whatever says inside that memory is too short. `tokens`: of the micro-batch; `less`: what
+    to do, a sentence."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
         raise OutOfMemory(
-            f"out of memory in a micro-batch of {tokens} tokens. {tuning.beside_memory}. Checkpoints so far are kept"
+            f"out of memory in a micro-batch of {tokens} tokens. {less}. Checkpoints so far are kept"
         ) from error
 
 

@@ -41,12 +41,8 @@ def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:
         work.mkdir(parents=True, exist_ok=True)
         _clear_leftovers(work)
         if work != output:
-            say(
-                tagged(
-                    "output",
-                    f"the earlier result in {output} stays until the new one is verified; the run is in {work}",
-                )
-            )
+            stays = f"the earlier result in {output} stays until the new one is verified"
+            say(tagged("output", f"{stays}; the run is in {work}"))
     return work
 
 

@@ -242,7 +242,8 @@ def _say_plan(plan: Plan, say: Say) -> None:
     say(tagged("rate", f"{plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0"))
     tuning, resumes = plan.tuning, bool(plan.config.resume_from_checkpoint)
     say(tagged(tuning.noun, tuning.line()))
-    room = disk.check_room(Path(plan.config.output_dir), tuning, resumes=resumes)
+    folder, count = Path(plan.config.output_dir), tuning.count()
+    room = disk.check_room(folder, count, noun=tuning.noun, smaller=tuning.smaller, resumes=resumes)
     say(tagged("disk", room))
     for note in tuning.notes():
         say(tagged("warning", note))

@@ -95,10 +95,10 @@ class PackedTrainer(Trainer):
         step: Step = inputs
         packs = step.packs[self.args.process_index]
         weight = self.args.world_size / max(1, step.labels)  # DDP and FSDP average over processes
-        total = torch.zeros((), device=self.args.device)
+        total, less = torch.zeros((), device=self.args.device), self.tuning.beside_memory
         for number, pack in enumerate(packs):
             tokens = sum(len(self.examples[index]) for index in pack)
-            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens, self.tuning):
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens, less):
                 loss = model(**self.inputs(pack, beside=[rank[number] for rank in step.packs]))
                 rows = [self.row_names[index] for index in pack]
                 what = f"the loss became {{}} at step {self.state.global_step + 1}"

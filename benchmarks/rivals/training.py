@@ -22,7 +22,7 @@ def run_trl(plan: Plan) -> dict[str, float]:
     planned = Planned(
         base=str(plan.base.resolve()), rows=[as_row(examples[i]) for step in plan.steps for i in step.examples],
         held_out=[as_row(example) for example in plan.validation.examples], step=config.batch_size,
-        rank=config.lora_r, alpha=int(config.lora_alpha), targets=list(plan.spec.target_modules),
+        rank=config.lora_r, alpha=int(config.lora_alpha), targets=list(plan.tuning.spec.target_modules),
         learning_rate=plan.learning_rate[0], warmup=plan.warmup_steps, seed=config.seed, work=config.output_dir,
     )  # fmt: skip
     file = Path(config.output_dir) / "plan.json"

@@ -57,7 +57,7 @@ def plain_loop(config: FinetuneConfig) -> dict[str, torch.Tensor]:
     base = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=torch.float32)
     torch.manual_seed(config.seed)
     lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "task_type": "CAUSAL_LM"}
-    model = get_peft_model(base, LoraConfig(**lora, target_modules=list(plan.spec.target_modules))).train()
+    model = get_peft_model(base, LoraConfig(**lora, target_modules=list(plan.tuning.spec.target_modules))).train()
     weights = [p for p in model.parameters() if p.requires_grad]
     assert config.learning_rate is not None
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
