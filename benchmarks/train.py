@@ -118,13 +118,14 @@ def plain_model(plan: Plan) -> Any:
     from peft import LoraConfig, get_peft_model
 
     from alpaca.base.load import load_model
+    from alpaca.training.preflight import resolve_targets
 
     if plan.config.finetuning_type == "full":
         return load_model(plan.base, "fp32", plan.device).requires_grad_(True)
     model = load_model(plan.base, plan.precision.precision, plan.device)
     lora = LoraConfig(
         r=plan.config.lora_r, lora_alpha=int(plan.config.lora_alpha), task_type="CAUSAL_LM",
-        target_modules=list(plan.tuning.spec.target_modules),
+        target_modules=list(resolve_targets(plan.base, plan.config.lora_target_modules)),
     )  # fmt: skip
     torch.manual_seed(plan.config.seed)
     return get_peft_model(model, lora)

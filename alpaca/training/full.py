@@ -115,10 +115,8 @@ class FullTuning:
         found = {name.removeprefix("peft."): tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         return {name: tensor for name, tensor in found.items() if not (tied and name == HEAD)}
 
-    def load(self, model: PackedModel, folder: Path) -> None:
-        from safetensors.torch import load_file
-
-        model.base.load_state_dict(load_file(str(folder / WEIGHTS)), strict=False)
+    def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
+        model.base.load_state_dict(state, strict=False)  # a tied head is not in it
 
     # --- the result -----------------------------------------------------------------------------------------------
     def write(self, model: PackedModel, state: Mapping[str, Tensor], folder: Path, tokenizer: Any, held: Held,

@@ -117,11 +117,10 @@ class LoraTuning:
         state = get_peft_model_state_dict(model.peft, state_dict=whole, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
 
-    def load(self, model: PackedModel, folder: Path) -> None:
+    def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
         from peft import set_peft_model_state_dict
-        from safetensors.torch import load_file
 
-        set_peft_model_state_dict(model.peft, load_file(str(folder / WEIGHTS)))
+        set_peft_model_state_dict(model.peft, dict(state))
 
     # --- the result -----------------------------------------------------------------------------------------------
     def write(self, model: PackedModel, state: Mapping[str, Tensor], folder: Path, tokenizer: Any, held: Held,

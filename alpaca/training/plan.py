@@ -30,7 +30,7 @@ from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, untrained
-from alpaca.training.config import FinetuneConfig
+from alpaca.training.config import FULL_OUTPUT, FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.full import FullTuning
 from alpaca.training.lora import LoraTuning
@@ -171,6 +171,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--group_by_length has no effect: packing leaves no padding to save")
     if not config.add_eos_token:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
+    if config.output_dir == FULL_OUTPUT:
+        say(tagged("output", f"{FULL_OUTPUT}, a folder of its own: {FinetuneConfig.output_dir} is an adapter's name"))
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
     check_trainable(base, config.lora_target_modules)

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
@@ -226,7 +226,7 @@ class PackedTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
-        self.tuning.load(self.packed, self.last_loaded)
+        self.tuning.load(self.packed, load_file(str(self.last_loaded / self.tuning.weights)))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:

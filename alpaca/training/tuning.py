@@ -75,8 +75,8 @@ class Tuning(Protocol):
     def state(self, model: PackedModel, gathered: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What is trained, on the CPU, by the names in its file. `gathered`: the whole of a sharded model."""
 
-    def load(self, model: PackedModel, folder: Path) -> None:
-        """Put the state in the checkpoint `folder` back into the model."""
+    def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
+        """Put a state back into the model."""
 
     def write(self, model: PackedModel, state: Mapping[str, Tensor], folder: Path, tokenizer: Any, held: Held,
               template: Template) -> None:  # fmt: skip
