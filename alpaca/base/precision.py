@@ -56,7 +56,7 @@ def choose_precision(
     free = free_memory(device)
     room = free * (0.6 if training else 0.8)
     where = f"{free / 1e9:.1f} GB free on the {'GPU' if device.type == 'cuda' else 'CPU'}"
-    for precision in [_native_precision(device), "int8", "nf4"]:
+    for precision in [native_precision(device), "int8", "nf4"]:
         size = weight_bytes(folder, precision)
         if size <= room:
             note = "" if precision != "fp32" else ", and this processor has no fast bf16"
@@ -89,7 +89,8 @@ def weight_bytes(folder: Path, precision: str) -> float:
     return sum(entry.numel * (matrix if entry.is_layer_matrix else other) for entry in tensor_entries(folder))
 
 
-def _native_precision(device: torch.device) -> str:
+def native_precision(device: torch.device) -> str:
+    """bf16 where `device` is fast in it, else fp32."""
     import torch
 
     if device.type == "cuda":

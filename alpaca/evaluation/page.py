@@ -38,7 +38,7 @@ def make_page(found: Findings) -> str:
         ("2. Your data: better than before?", sections.domain(found)),
         ("3. Everything else: what was forgotten?", forgotten(found)),
         ("4. Does it talk like your data when nobody asked?", sections.drift(found)),
-        ("5. How strong should the adapter be?", sections.sweep(found)),
+        (f"5. How strong should the {found.run.noun} be?", sections.sweep(found)),
         ("6. How the training went", sections.curves(found)),
         ("7. The data", _data(found)),
         ("8. The run", _run(found)),
@@ -60,7 +60,8 @@ def _more(verdict: Verdict) -> Html:
 def _subtitle(found: Findings) -> str:
     source = f" on {found.data.source}" if found.data.source else ""
     trained = f", trained {found.run.created[:10]}" if found.run.created else ""
-    return f"A LoRA adapter for {found.run.base}{source}{trained}"
+    what = "All weights of" if found.run.noun == "model" else "A LoRA adapter for"
+    return f"{what} {found.run.base}{source}{trained}"
 
 
 def _footer(found: Findings) -> str:
@@ -82,7 +83,7 @@ def _data(found: Findings) -> Html:
     pairs: list[tuple[str, object]] = [(label, f"{count[name]:,}") for name, label in names.items() if name in count]
     if data.near_copies is not None:
         pairs.append(("near copies among those trained on", f"{data.near_copies:,}"))
-    parts = [paragraph("What the adapter was made of. python -m alpaca.data FILE looks closer.")]
+    parts = [paragraph(f"What the {found.run.noun} was made of. python -m alpaca.data FILE looks closer.")]
     parts.append(
         facts(pairs) if pairs else paragraph("The adapter has no card that would say what it was trained on.", "note")
     )
@@ -121,8 +122,10 @@ def _run(found: Findings) -> Html:
         pairs.append(("work", f"{run.flop / 1e12:,.3g} TFLOP{rate}"))
     if run.peak_memory:
         pairs.append(("memory at the peak", size_text(run.peak_memory)))
-    note = ("Work is 4 · N · tokens for the N weights in the layers' matrices: 2N forward, 2N backward through a "
-            "frozen base. Time includes evaluation; energy is time times the power the machine draws.")  # fmt: skip
+    work = "4 · N" if run.noun == "adapter" else "6 · N"
+    backward = "2N backward through a frozen base" if run.noun == "adapter" else "4N backward"
+    note = (f"Work is {work} · tokens for the N weights in the layers' matrices: 2N forward, {backward}. Time includes "
+            "evaluation; energy is time times the power the machine draws.")  # fmt: skip
     settings = [[name, _short(value)] for name, value in run.settings.items()]
     versions = [[name, value] for name, value in run.versions.items()]
     parts = [paragraph("What it took, and what is needed to do it again."), facts(pairs), paragraph(note, "note")]

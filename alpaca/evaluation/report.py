@@ -59,16 +59,16 @@ def write_report(
     """
     budget = Budget(budget_seconds)
     subject = open_subject(adapter, base, precision)
-    domain = find_domain(subject.files.card, data_path)
-    general = find_general(general_path, domain.train, replayed_file(subject.files.card))
+    domain = find_domain(subject.card, data_path)
+    general = find_general(general_path, domain.train, replayed_file(subject.card))
     measured = measure(subject, domain, general, find_probes(probes_path), budget, say)
     lexicon = lexicon_of(subject.tokenizer, [*domain.train, *domain.held_out, *general.measuring, *general.other])
     measured = checked(measured, lexicon)
-    history = read_history(adapter, subject.files.card)
+    history = read_history(adapter, subject.card)
     data, run = _facts(subject, domain)
     pictures = {
         "scale": figures.draw_sweep(measured.sweep) if measured.sweep else None,
-        "probes": figures.draw_probes(measured.probing) if measured.probing else None,
+        "probes": figures.draw_probes(measured.probing, subject.tuned.noun) if measured.probing else None,
         "lengths": figures.draw_lengths(data.lengths, subject.cutoff_len, "tokens") if data.lengths else None,
     }
     drawn = figures.draw_curves(history) | {name: png for name, png in pictures.items() if png is not None}
@@ -91,8 +91,8 @@ def _facts(subject: Subject, domain: Domain) -> tuple[DataFacts, RunFacts]:
     )
     lengths = encoded.report.lengths.tolist() if encoded else []
     return (
-        data_facts(subject.files.card, domain.source, domain.train, lengths),
-        run_facts(subject.files, subject.base, subject.template.name, subject.precision.precision),
+        data_facts(subject.card, domain.source, domain.train, lengths),
+        run_facts(subject.tuned, subject.base, subject.template.name, subject.precision.precision),
     )
 
 

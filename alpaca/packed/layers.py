@@ -1,8 +1,8 @@
 """Layers that keep for the backward pass only what they can't compute again.
 
-The base is frozen, so most of what autograd saves by default is not needed: a LoRA layer needs its input and the
-rank-sized product, SwiGLU its two inputs, RMSNorm its input and one number per row. The forward results are those of
-the layers they stand for, operation by operation.
+Most of what autograd saves by default is not needed: over a frozen base, a LoRA layer needs its input and the
+rank-sized product; SwiGLU needs its two inputs, RMSNorm its input and one number per row, trained or not. The forward
+results are those of the layers they stand for, operation by operation.
 """
 
 from __future__ import annotations
@@ -106,9 +106,12 @@ class RmsNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         normed = x.float().mul_(scale)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad * normed).reshape(-1, len(weight)).sum(0).to(weight.dtype)
         grad_normed = (grad * weight).float()
         along = (grad_normed * normed).mean(-1, keepdim=True)
-        return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), None, None
+        return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
 
 
 class LeanLoraLinear(lora.Linear):
@@ -153,7 +156,7 @@ class LeanSwiglu(nn.Module):
 
 
 class LeanRmsNorm(nn.Module):
-    """A frozen root-mean-square norm."""
+    """A root-mean-square norm."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -165,7 +168,7 @@ class LeanRmsNorm(nn.Module):
 
 
 def make_lean(model: nn.Module) -> nn.Module:
-    """Put the lean forms of RMSNorm and SwiGLU into a frozen model in place; parameter names stay as they were."""
+    """Put the lean forms of RMSNorm and SwiGLU into a model in place; parameter names stay as they were."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__ in RMS_NORMS:

@@ -15,6 +15,7 @@ from alpaca.errors import BadSetting
 from alpaca.paths import as_written
 
 REPORTERS = ("none", "tensorboard", "wandb")
+FULL_OUTPUT = "alpaca-full"  # where a whole model goes unless told otherwise: lora-alpaca is an adapter's name
 
 
 def _option(
@@ -91,6 +92,9 @@ class FinetuneConfig:
         within=(0, 1000),
     )
 
+    finetuning_type: str = _option(
+        "lora", "what is trained: an adapter of low rank, or all weights", choices=("lora", "full")
+    )
     lora_r: int = _option(16, "rank of the adapter", within=(1, 1024))
     lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r", within=(0.001, 1_000_000))
     lora_dropout: float = _option(
@@ -136,6 +140,8 @@ class FinetuneConfig:
         self._check_values()
         if not self.lora_target_modules or not all(re.fullmatch(r"[\w.-]+", m) for m in self.lora_target_modules):
             self._refuse("lora_target_modules", "all-linear, or module names such as q_proj,v_proj")
+        if self.finetuning_type == "full":
+            self._check_full()
         if self.early_stopping_patience and self.val_set_size == 0:
             self._refuse("early_stopping_patience", "it needs validation rows, and val_set_size is 0")
         parse_columns(self.columns)
@@ -153,6 +159,24 @@ class FinetuneConfig:
                 self._refuse(setting.name, f"from {number(within[0])} to {number(within[1])}")
             if choices and value not in choices:
                 self._refuse(setting.name, f"choose {listed(choices)}")
+
+    def _check_full(self) -> None:
+        """Refuse what means nothing where all weights are trained, and give the result a folder of its own name."""
+        for setting in dataclasses.fields(self):
+            of_lora = setting.name.startswith("lora_") or setting.name in ("use_rslora", "use_dora")
+            default = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+            if of_lora and getattr(self, setting.name) != default:
+                self._refuse(setting.name, "finetuning_type full trains all weights and no adapter: leave it out")
+        if self.quantization in ("int8", "nf4"):
+            self._refuse("quantization", "finetuning_type full trains all weights, in bf16 or fp32")
+        if self.replay_kl:
+            self._refuse(
+                "replay_kl",
+                "with finetuning_type full no base is left to teach: it would take a second copy of the weights. "
+                "Leave it out, and general rows are trained on like the data",
+            )
+        if self.output_dir == FinetuneConfig.output_dir:
+            self.output_dir = FULL_OUTPUT
 
     def _refuse(self, name: str, wanted: str) -> None:
         raise BadSetting(f"{name} is {getattr(self, name)!r}: {wanted}")

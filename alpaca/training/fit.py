@@ -7,17 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from alpaca.base.load import load_model
 from alpaca.device import peak_memory
 from alpaca.packed import attention
-from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
-from alpaca.packed.taught import TaughtModel
 from alpaca.progress import Say, is_main_process, processes
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
@@ -26,7 +21,7 @@ from alpaca.training.output_folder import begin_run, complete_promotion, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers
 from alpaca.training.progress import StepProgress
-from alpaca.training.result import Finetuned, Outcome, write_adapter
+from alpaca.training.result import Finetuned, Outcome, write_result
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
 from alpaca.training.validation_file import FileLoss
@@ -34,12 +29,12 @@ from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
-    """Carry out a plan: train (or resume from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    """Carry out a plan: train (or resume from a checkpoint), write and verify the result. Raises AlpacaError."""
     output = Path(plan.config.output_dir)
     if is_main_process():
         complete_promotion(output)
     asked, run = plan.config.resume_from_checkpoint, latest_run(output)
-    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base)
+    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base, plan.tuning.weights)
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
     work = begin_run(output, checkpoint, say)
     plan = plan.written_into(work)
@@ -66,7 +61,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
     seconds, peak = time.monotonic() - started, peak_memory(plan.device)
     outcome = Outcome(before, after, _best_step(trainer), _history(trainer), seconds, peak, file_loss, familiar)
-    write_adapter(plan, trainer, outcome, say)
+    write_result(plan, trainer, outcome, say)
     if work != output and is_main_process():
         promote(output, say)
     if before is not None and after is not None:
@@ -78,39 +73,9 @@ def train(plan: Plan, say: Say) -> Finetuned:
 
 
 def build_model(plan: Plan) -> PackedModel:
-    """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
+    """The base in its lean form, with what is trained open to gradients."""
     attention.register()
-    model = load_model(plan.base, plan.precision.precision, plan.device, plan.attention[0])
-    _stay_differentiable(model)
-    make_lean(model)
-    model.name_or_path = plan.base_name  # PEFT writes it down, and a path of this machine means nothing elsewhere
-    config = plan.config
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=config.lora_dropout,
-        target_modules=list(plan.spec.target_modules),
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        base_model_name_or_path=plan.base_name,
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(config.seed)
-    dense = plan.precision.precision in ("fp32", "bf16")  # a quantised layer is a Linear, too, but not of numbers
-    peft = get_peft_model(model, lean_lora(lora) if dense else lora)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    return TaughtModel(peft) if plan.taught else PackedModel(peft)
-
-
-def _stay_differentiable(model: torch.nn.Module) -> None:
-    """On processors with AVX512-BF16, bitsandbytes turns nf4 weights into a layout for inference at the first
-    evaluation, for good; after it no gradient passes through them, and nothing says so."""
-    layers: Any = model.modules()
-    for layer in layers:
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+    return plan.tuning.build(plan.held, taught=plan.taught is not None)
 
 
 def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
@@ -129,6 +94,7 @@ def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
         validation_packs=plan.validation_packs,
         run=plan.identity(),
         callbacks=callbacks,
+        tuning=plan.tuning,
         taught=plan.taught,
     )
     trainer.remove_callback(PrinterCallback)
@@ -186,7 +152,7 @@ def _reporters(config: FinetuneConfig) -> str:
 
 
 def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
-    """Validation loss with the adapter still without effect (B is zero)."""
+    """Validation loss of the base as it came: an adapter has no effect yet (B is zero)."""
     if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     loss = trainer.validation_loss()
@@ -195,7 +161,7 @@ def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
 
 
 def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
-    """The loss on the second validation file as the adapter is now, None without such a file."""
+    """The loss on the second validation file as the model is now, None without such a file."""
     if plan.validation_file is None or trainer.is_fsdp_enabled:
         return None
     rows = plan.validation_file.examples

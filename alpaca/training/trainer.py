@@ -1,6 +1,6 @@
 """transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
 
-    _load_from_checkpoint         where a run is resumed: the adapter's weights
+    _load_from_checkpoint         where a run is resumed: the trained weights
     get_train_dataloader          the planned steps, each an item
     create_scheduler              the learning rate of every step
     for each step:
@@ -12,8 +12,8 @@
         evaluate                  every eval_steps: the loss over the validation rows
         _save_checkpoint          after it: written aside, then renamed
             _get_output_dir       aside
-            _save                 the adapter's weights and what identifies the run
-    _load_best_model              the adapter of the best evaluation
+            _save                 the trained weights and what identifies the run
+    _load_best_model              the weights of the best evaluation
 
 An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
 another, each loss divided by the labels of the *whole* step, so that the gradient is the token-weighted mean over
@@ -32,14 +32,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 
-from alpaca.adapter.folder import WEIGHTS
 from alpaca.device import peak_memory
 from alpaca.errors import NonFiniteLoss
 from alpaca.packed.batch import collate
@@ -49,6 +47,7 @@ from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
 from alpaca.training import checkpoints
 from alpaca.training.memory import explain_memory, memory_now
+from alpaca.training.tuning import Tuning
 
 
 class PackedTrainer(Trainer):
@@ -67,13 +66,14 @@ class PackedTrainer(Trainer):
         validation_packs: Sequence[Pack],
         run: dict[str, Any],
         callbacks: list[Any],
+        tuning: Tuning,
         taught: tuple[int, float] | None = None,
     ) -> None:
         """`taught`: the base teaches the examples from this index on, with this weight (`packed.taught`)."""
         super().__init__(
             model=model, args=args, train_dataset=steps, eval_dataset=validation or None, callbacks=callbacks
         )  # fmt: skip
-        self.packed = model
+        self.packed, self.tuning = model, tuning
         self.examples, self.row_names, self.steps_per_epoch = examples, row_names, steps_per_epoch
         self.validation, self.validation_packs = validation, validation_packs
         self.run, self.taught = run, taught
@@ -95,10 +95,10 @@ class PackedTrainer(Trainer):
         step: Step = inputs
         packs = step.packs[self.args.process_index]
         weight = self.args.world_size / max(1, step.labels)  # DDP and FSDP average over processes
-        total = torch.zeros((), device=self.args.device)
+        total, less = torch.zeros((), device=self.args.device), self.tuning.beside_memory
         for number, pack in enumerate(packs):
             tokens = sum(len(self.examples[index]) for index in pack)
-            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens):
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens, less):
                 loss = model(**self.inputs(pack, beside=[rank[number] for rank in step.packs]))
                 rows = [self.row_names[index] for index in pack]
                 what = f"the loss became {{}} at step {self.state.global_step + 1}"
@@ -212,24 +212,21 @@ class PackedTrainer(Trainer):
         return str(checkpoints.aside(Path(str(self.args.output_dir)), self.state.global_step))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the adapter's weights and what identifies the run; the base is never written."""
+        """Write the weights that are trained, and what identifies the run."""
         if not self.args.should_save:
             return
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.adapter_state(state_dict), str(folder / WEIGHTS), metadata={"format": "pt"})
+        save_file(self.trained_state(state_dict), str(folder / self.tuning.weights), metadata={"format": "pt"})
         (folder / checkpoints.RUN_FILE).write_text(json.dumps(self.run, indent=2), encoding="utf-8")
 
-    def adapter_state(self, state_dict: dict[str, Any] | None = None) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's names, on the CPU. `state_dict`: a gathered one, with sharded training."""
-        if state_dict is not None:
-            state_dict = {name.removeprefix("peft."): tensor for name, tensor in state_dict.items()}
-        state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    def trained_state(self, gathered: dict[str, Any] | None = None) -> dict[str, Tensor]:
+        """What is trained, on the CPU. `gathered`: the whole of a sharded model."""
+        return self.tuning.state(self.packed, gathered)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
-        set_peft_model_state_dict(self.packed.peft, load_file(str(self.last_loaded / WEIGHTS)))
+        self.tuning.load(self.packed, load_file(str(self.last_loaded / self.tuning.weights)))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:

@@ -30,9 +30,9 @@ def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return data, folder / "alone"
 
 
-def arguments(base: Path, data: Path, output: Path) -> list[str]:
-    config = settings(base, data, output, **CHANGES)
-    names = ("base_model", "data_path", "output_dir", "quantization", "lora_r", "lora_alpha", *CHANGES)
+def arguments(base: Path, data: Path, output: Path, **more: Any) -> list[str]:
+    config = settings(base, data, output, **(CHANGES | more))
+    names = {"base_model", "data_path", "output_dir", "quantization", "lora_r", "lora_alpha", *CHANGES, *more}
     return [str(ROOT / "finetune.py"), *(f"--{name}={getattr(config, name)}" for name in names)]
 
 
@@ -71,11 +71,29 @@ def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, P
 
 
 @pytest.mark.long
-def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(tiny_base: Path, tmp_path: Path) -> None:
+def test_two_processes_train_all_weights_as_one_does(tiny_base: Path, alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = alone
+    full: dict[str, Any] = {"finetuning_type": "full", "lora_r": 16, "lora_alpha": 32}
+    train(settings(tiny_base, data, tmp_path / "one", **CHANGES, **full))
+    said = launch(
+        "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0", *arguments(tiny_base, data, tmp_path / "two", **full),
+    )  # fmt: skip
+    got, wanted = (load_file(str(tmp_path / name / "model.safetensors")) for name in ("two", "one"))
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    assert said.count("20 tensors read back equal, 20 of them changed, logits equal") == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "gradients"), [("lora", 28), ("full", 20)])
+def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(
+    tiny_base: Path, tmp_path: Path, kind: str, gradients: int
+) -> None:
     """What FSDP needs of the model: accelerate itself shards on GPUs only, so torch's own call is used here."""
     data = write_rows(tmp_path / "rows.jsonl", make_rows(12))
     said = launch(
         "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d",
         "--rdzv_endpoint=localhost:0", str(ROOT / "tests" / "training" / "sharded.py"), str(tiny_base), str(data),
+        kind,
     )  # fmt: skip
-    assert "28 gradients equal" in said
+    assert f"{gradients} gradients equal" in said
