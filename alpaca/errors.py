@@ -259,6 +259,12 @@ class TrainingBusy(TrainingError):
     code = "E5008"
 
 
+class PeerLost(TrainingError):
+    """Several processes train together, and another one can't be reached any more."""
+
+    code = "E5009"
+
+
 # --- E6: export ---------------------------------------------------------------------------------------------------
 class ExportError(AlpacaError):
     code = "E6000"

@@ -37,6 +37,11 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
+def is_sharded() -> bool:
+    """Whether the base is spread over the processes (accelerate launch sets this with FSDP)."""
+    return processes() > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("true", "1")
+
+
 def say_on_main(message: str) -> None:
     """Print one line once, whatever the number of processes."""
     if is_main_process():

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from alpaca.device import peak_memory
 from alpaca.packed import attention
 from alpaca.packed.model import PackedModel
-from alpaca.progress import Say, is_main_process, processes
+from alpaca.progress import Say, is_main_process, is_sharded, processes
+from alpaca.training import peers, sharded
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.familiarity import measure_familiarity
 from alpaca.training.output_folder import begin_run, complete_promotion, promote
-from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
+from alpaca.training.own_answers import Answers, answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers
 from alpaca.training.progress import StepProgress
 from alpaca.training.result import Finetuned, Outcome, write_result
@@ -30,23 +34,21 @@ from alpaca.words import clock, tagged
 
 def train(plan: Plan, say: Say) -> Finetuned:
     """Carry out a plan: train (or resume from a checkpoint), write and verify the result. Raises AlpacaError."""
-    output = Path(plan.config.output_dir)
-    if is_main_process():
-        complete_promotion(output)
-    asked, run = plan.config.resume_from_checkpoint, latest_run(output)
-    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base, plan.tuning.weights)
-    kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
-    work = begin_run(output, checkpoint, say)
+    output, started = Path(plan.config.output_dir), time.monotonic()
+    found = peers.from_main(lambda: begin(plan, say))
+    checkpoint, work = found.checkpoint, found.folder
     plan = plan.written_into(work)
-    started = time.monotonic()
-    if plan.replays_itself:
-        if kept is not None:
-            write_answers(kept[0], plan.config.output_dir)
-        plan = with_own_answers(plan, *(kept or answer_replay(plan, say)))
+    if found.answers is not None:
+        plan = with_own_answers(plan, *found.answers)
         say_replay_and_steps(plan, say)
     expected = forecast_of(plan, estimate(plan))  # before the seed is set: it draws numbers to multiply
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
+    if is_sharded() and not trainer.is_fsdp_enabled:
+        say(tagged("warning", "accelerate shards on GPUs only: here every process holds the whole base"))
+    if trainer.is_fsdp_enabled:
+        sharded.check_version(trainer.accelerator.state.fsdp_plugin)
+        trainer.args.eval_on_start = bool(plan.validation_packs) and checkpoint is None
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
     before = _loss_of_the_base(trainer, say)
     evaluated = time.monotonic() - begun if before is not None else None
@@ -56,7 +58,9 @@ def train(plan: Plan, say: Say) -> Finetuned:
         say(tagged("estimate", expected.after_trial(tried, evaluated).line()))
     if checkpoint is not None:
         say(f"resuming from {checkpoint}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with peers.at_hand(checkpoint) as here:
+        trainer.train(resume_from_checkpoint=str(here) if here else None)
+    before = _history(trainer)[0].get("eval_loss", before) if trainer.is_fsdp_enabled else before
     after = trainer.validation_loss() if plan.validation_packs else None
     file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
     seconds, peak = time.monotonic() - started, peak_memory(plan.device)
@@ -72,10 +76,37 @@ def train(plan: Plan, say: Say) -> Finetuned:
     return Finetuned(output, before, after, trainer.state.global_step, outcome.seconds)
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What process 0 found in the output folder, and the folder in it that the run writes into."""
+
+    checkpoint: Path | None
+    folder: Path
+    answers: Answers | None  # the base's own, where the run replays them
+
+
+def begin(plan: Plan, say: Say) -> Begun:
+    """Find what is resumed, make the folder, and let the base give its own answers. Raises AlpacaError."""
+    output = Path(plan.config.output_dir)
+    complete_promotion(output)
+    asked, run = plan.config.resume_from_checkpoint, latest_run(output)
+    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base, plan.tuning.weights)
+    kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
+    work = begin_run(output, checkpoint, say)
+    if not plan.replays_itself:
+        return Begun(checkpoint, work, None)
+    if kept is not None:
+        write_answers(kept[0], str(work))
+    return Begun(checkpoint, work, kept or answer_replay(plan.written_into(work), say))
+
+
 def build_model(plan: Plan) -> PackedModel:
     """The base in its lean form, with what is trained open to gradients."""
     attention.register()
-    return plan.tuning.build(plan.held, taught=plan.taught is not None)
+    held = plan.held
+    if is_sharded():  # whole it may fit on no GPU
+        held = dataclasses.replace(held, device=torch.device("cpu"))
+    return plan.tuning.build(held, taught=plan.taught is not None)
 
 
 def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -114,6 +114,9 @@ class FullTuning:
         tied = bool(model.config.tie_word_embeddings)
         found = {name.removeprefix("peft."): tensor.detach().cpu().contiguous() for name, tensor in named.items()}
         return {name: tensor for name, tensor in found.items() if not (tied and name == HEAD)}
+
+    def names(self, model: PackedModel, trained: Iterable[str]) -> dict[str, str]:
+        return {name.removeprefix("peft."): name for name in trained}
 
     def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
         model.base.load_state_dict(state, strict=False)  # a tied head is not in it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -116,6 +116,12 @@ class LoraTuning:
             whole = {name.removeprefix("peft."): tensor for name, tensor in gathered.items()}
         state = get_peft_model_state_dict(model.peft, state_dict=whole, save_embedding_layers=False)
         return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+
+    def names(self, model: PackedModel, trained: Iterable[str]) -> dict[str, str]:
+        from peft import get_peft_model_state_dict
+
+        own: Any = {name.removeprefix("peft."): name for name in trained}  # it looks at the keys only
+        return dict(get_peft_model_state_dict(model.peft, state_dict=own, save_embedding_layers=False))
 
     def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
         from peft import set_peft_model_state_dict

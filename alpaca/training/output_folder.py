@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from alpaca.adapter.card import CARD
-from alpaca.progress import Say, is_main_process
+from alpaca.progress import Say
 from alpaca.training.checkpoints import HIDDEN, NEXT, checkpoints_in
 from alpaca.training.full import FullTuning
 from alpaca.training.lock import LOCK
@@ -30,19 +30,18 @@ def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:
     work = places.get(resumed) if resumed is not None else None
     if work is None:
         work = output / NEXT if _has_result(output) else output
-    if is_main_process():
-        stopped = () if resumed in places else (output / NEXT, *([output] if work == output else []))
-        for place in stopped:
-            if _has_run(place):
-                moved = _set_aside(place, output)
-                say(f"{place} held an earlier run: it is now {moved}")
-                work.mkdir(parents=True, exist_ok=True)
-                _carry_lock(moved, output)
-        work.mkdir(parents=True, exist_ok=True)
-        _clear_leftovers(work)
-        if work != output:
-            stays = f"the earlier result in {output} stays until the new one is verified"
-            say(tagged("output", f"{stays}; the run is in {work}"))
+    stopped = () if resumed in places else (output / NEXT, *([output] if work == output else []))
+    for place in stopped:
+        if _has_run(place):
+            moved = _set_aside(place, output)
+            say(f"{place} held an earlier run: it is now {moved}")
+            work.mkdir(parents=True, exist_ok=True)
+            _carry_lock(moved, output)
+    work.mkdir(parents=True, exist_ok=True)
+    _clear_leftovers(work)
+    if work != output:
+        stays = f"the earlier result in {output} stays until the new one is verified"
+        say(tagged("output", f"{stays}; the run is in {work}"))
     return work
 
 

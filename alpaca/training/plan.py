@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import re
 from collections.abc import Sequence
@@ -24,12 +25,12 @@ from alpaca.errors import BadSetting
 from alpaca.packed.attention import choose_attention
 from alpaca.packed.batch import label_count
 from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
-from alpaca.progress import Say, processes
+from alpaca.progress import Say, is_sharded, processes
 from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
-from alpaca.training import disk, preflight, untrained
+from alpaca.training import disk, preflight, sharded, untrained
 from alpaca.training.config import FULL_OUTPUT, FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.full import FullTuning
@@ -128,6 +129,8 @@ class Plan:
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
+        if is_sharded():  # its checkpoints are read otherwise
+            settings["processes"] = f"{processes()}, sharded"
         settings |= {"replay_ratio": self.replay_ratio[0], "replay_self": self.replays_itself}
         settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
@@ -178,7 +181,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     check_trainable(base, config.lora_target_modules)
     device = pick_device()
     tuning = choose_tuning(config, base)
-    precision = tuning.choose_precision(config.quantization, device)
+    chooser = sharded.choose_precision if is_sharded() else tuning.choose_precision
+    precision = chooser(config.quantization, device)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
     attention = choose_attention(device, precision.precision)
     say(tagged("attention", attention[1]))
@@ -208,6 +212,12 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
+
+
+def what_must_be_alike(plan: Plan) -> dict[str, Any]:
+    """What every process of a run must have planned the same, or they would wait for one another for ever."""
+    steps = hashlib.sha256(repr((plan.steps, plan.validation_packs, plan.eval_steps)).encode()).hexdigest()
+    return {**plan.identity(), "steps": steps}
 
 
 def with_own_answers(plan: Plan, rows: list[Example], answered: Answered) -> Plan:

@@ -24,6 +24,7 @@ class StepProgress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.started, self.first_step, self.total = time.monotonic(), state.global_step, state.max_steps
+        self.logged = self.started  # an evaluation may come before the first step
         if state.is_world_process_zero and sys.stderr.isatty():
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
 

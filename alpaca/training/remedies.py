@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alpaca.errors import BadSetting
-from alpaca.progress import processes
+from alpaca.progress import is_sharded
 from alpaca.prompts.example import Example
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.served import unserved
@@ -49,8 +49,8 @@ def choose_self(config: FinetuneConfig, tuned: bool, base: Path, rows: Sequence[
         return False, NOT_TUNED
     if not choose_kl(config, tuned)[0]:
         return False, "replay_kl is 0"
-    if processes() > 1:
-        return False, "several processes train together"
+    if is_sharded():
+        return False, "the base is sharded over the processes, and one alone may not hold it"
     if refused:
         return False, refused
     if all(row.raw for row in rows):

@@ -21,6 +21,7 @@ from alpaca.adapter.folder import ASIDE
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
+from alpaca.training import sharded
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
@@ -59,7 +60,7 @@ def write_result(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say)
 
     Raises VerificationFailed where the files do not give back what was trained; then nothing is put in place.
     """
-    gathered = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    gathered = sharded.trained_state(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if not trainer.is_world_process_zero():
         return
     state = trainer.trained_state(gathered)

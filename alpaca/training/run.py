@@ -15,11 +15,12 @@ from alpaca.errors import AlpacaError
 from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
 from alpaca.prompts.encode import plain_preview, preview
+from alpaca.training import peers
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.disk import explain_disk
 from alpaca.training.forecast import report_seconds
 from alpaca.training.lock import alone_in
-from alpaca.training.plan import Plan, make_plan
+from alpaca.training.plan import Plan, make_plan, what_must_be_alike
 from alpaca.words import tagged
 
 if TYPE_CHECKING:
@@ -28,7 +29,13 @@ if TYPE_CHECKING:
 
 def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None:
     """Run a fine-tune and return where the result is and what it came to; None after a dry run. Raises AlpacaError."""
-    plan = make_plan(config, say)
+    with peers.explain_lost(Path(config.output_dir)):
+        return _finetune(config, say)
+
+
+def _finetune(config: FinetuneConfig, say: Say) -> Finetuned | None:
+    peers.meet(say)
+    plan = peers.alike(lambda: make_plan(config, say), what_must_be_alike)
     if config.dry_run:
         show_examples(plan, say)
         say("\ndry run: nothing was trained")

@@ -8,20 +8,21 @@ from pathlib import Path
 from alpaca.adapter.card import CARD
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import BadSetting
-from alpaca.progress import processes
+from alpaca.progress import is_main_process
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.lock import refuse_where_busy
 
 
 def check_surroundings(config: FinetuneConfig) -> None:
     """Raises BadSetting, and TrainingBusy where another run writes into the output folder."""
-    if config.replay_self and processes() > 1:
-        raise BadSetting(
-            "replay_self takes one process. Let one train a little with it (--num_epochs 0.001 --replay_self), then "
-            "give the replay.jsonl in its output_dir as --replay_path"
-        )
     if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
         raise BadSetting(f"report_to {config.report_to}: the package is not installed (pip install {config.report_to})")
+    if is_main_process():  # no other one touches it, and another machine may not even have it
+        check_output(config)
+
+
+def check_output(config: FinetuneConfig) -> None:
+    """The folder that the run writes into. Raises BadSetting, and TrainingBusy."""
     output = Path(config.output_dir)
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():

@@ -1,6 +1,7 @@
 """transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
 
     _load_from_checkpoint         where a run is resumed: the trained weights
+    _load_callback_state          and which checkpoint was the best
     get_train_dataloader          the planned steps, each an item
     create_scheduler              the learning rate of every step
     for each step:
@@ -12,7 +13,10 @@
         evaluate                  every eval_steps: the loss over the validation rows
         _save_checkpoint          after it: written aside, then renamed
             _get_output_dir       aside
+            save_model            gathered first where the model is sharded
             _save                 the trained weights and what identifies the run
+            _save_optimizer_and_scheduler   gathered, too; _load_optimizer_and_scheduler gives them back
+            _save_rng_state       the generators of every process
     _load_best_model              the weights of the best evaluation
 
 An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
@@ -25,6 +29,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -37,6 +42,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
 from alpaca.device import peak_memory
 from alpaca.errors import NonFiniteLoss
@@ -45,7 +51,7 @@ from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack, Step
 from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
-from alpaca.training import checkpoints
+from alpaca.training import checkpoints, peers, sharded
 from alpaca.training.memory import explain_memory, memory_now
 from alpaca.training.tuning import Tuning
 
@@ -211,6 +217,31 @@ class PackedTrainer(Trainer):
     def _get_output_dir(self, trial: Any) -> str:
         return str(checkpoints.aside(Path(str(self.args.output_dir)), self.state.global_step))
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        if self.is_fsdp_enabled:  # what it would do depends on accelerate's settings
+            self._save(output_dir, sharded.trained_state(self.model_wrapped))
+        else:
+            super().save_model(output_dir, _internal_call)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_fsdp_enabled:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.lr_scheduler is not None
+        state = sharded.optimizer_state(self.model_wrapped, self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / OPTIMIZER_NAME)
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_NAME)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if not self.is_fsdp_enabled or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.lr_scheduler is not None
+        state = torch.load(Path(checkpoint) / OPTIMIZER_NAME, weights_only=True)
+        sharded.load_optimizer(self.model_wrapped, self.optimizer, state)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """Write the weights that are trained, and what identifies the run."""
         if not self.args.should_save:
@@ -224,9 +255,33 @@ class PackedTrainer(Trainer):
         """What is trained, on the CPU. `gathered`: the whole of a sharded model."""
         return self.tuning.state(self.packed, gathered)
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Process 0 writes the generators of all of them."""
+        if self.args.world_size == 1:
+            super()._save_rng_state(output_dir)
+            return
+        with tempfile.TemporaryDirectory() as own:
+            super()._save_rng_state(own)
+            states = peers.everyone({path.name: path.read_bytes() for path in Path(own).iterdir()})
+        if self.args.should_save:
+            for name, state in (entry for process in states for entry in process.items()):
+                (Path(output_dir) / name).write_bytes(state)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
-        self.tuning.load(self.packed, load_file(str(self.last_loaded / self.tuning.weights)))
+        weights = self.last_loaded / self.tuning.weights
+        state = peers.from_main(lambda: load_file(str(weights)))
+        if self.is_fsdp_enabled:
+            trained = [name for name, weight in self.model_wrapped.named_parameters() if weight.requires_grad]
+            own = self.tuning.names(self.packed, trained)
+            sharded.load_trained(self.model_wrapped, {own[name]: tensor for name, tensor in state.items()})
+        else:
+            self.tuning.load(self.packed, state)
+
+    def _load_callback_state(self) -> None:
+        """With the state of a resumed run: the library forgets a best checkpoint that this machine does not have."""
+        super()._load_callback_state()
+        self.state.best_model_checkpoint = peers.from_main(lambda: self.state.best_model_checkpoint)
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint is None:

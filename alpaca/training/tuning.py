@@ -75,6 +75,10 @@ class Tuning(Protocol):
     def state(self, model: PackedModel, gathered: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """What is trained, on the CPU, by the names in its file. `gathered`: the whole of a sharded model."""
 
+    def names(self, model: PackedModel, trained: Iterable[str]) -> dict[str, str]:
+        """The model's own name of each tensor by its name in the file. `trained`: the own names, as a trainer sees
+        them."""
+
     def load(self, model: PackedModel, state: Mapping[str, Tensor]) -> None:
         """Put a state back into the model."""
 

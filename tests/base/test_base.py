@@ -322,7 +322,7 @@ def test_a_precision_asked_for_is_taken(tiny_base: Path) -> None:
 
 
 def test_auto_takes_the_widest_that_fits_and_says_why(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    native = precision_module._native_precision(CPU)
+    native = precision_module.native_precision(CPU)
     wide, eight = weight_bytes(tiny_base, native), weight_bytes(tiny_base, "int8")
     for free, training, wanted in [
         (wide / 0.6 * 1.01, True, native), (wide / 0.8 * 1.01, False, native), (wide / 0.6 * 0.99, True, "int8"),

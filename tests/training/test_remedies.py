@@ -36,7 +36,7 @@ def test_a_tuned_base_is_kept_by_its_own_answers_and_another_learns_from_general
     ("changes", "rows", "processes", "reason"),
     [
         ({"replay_kl": 0}, ASKED, "1", "replay_kl is 0"),
-        ({}, ASKED, "2", "several processes train together"),
+        ({}, ASKED, "2", "the base is sharded over the processes, and one alone may not hold it"),
         ({}, [Example.text("hay and grass")], "1", "the rows for replay are plain text, without questions"),
     ],
 )
@@ -45,4 +45,5 @@ def test_where_the_base_can_t_answer_or_need_not_it_is_not_asked_and_the_reason_
     reason: str,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert choose_self(FinetuneConfig(**changes), True, tiny_base, rows) == (False, reason)
