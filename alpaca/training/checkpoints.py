@@ -18,7 +18,11 @@ HIDDEN = ".saving-"  # how the names of what is written aside begin
 NEXT = "next-run"  # the folder of what is trained while the output folder holds an adapter
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
-SINCE: dict[str, Any] = {"split": EXACT, "replay_kl": 0.0}  # what was so in every run before there was a setting for it
+SINCE: dict[str, Any] = {
+    "split": EXACT,
+    "replay_kl": 0.0,
+    "ancestor": None,
+}  # what was so in every run before there was a setting for it
 NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
 
 

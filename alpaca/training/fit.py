@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
 from alpaca.packed.taught import TaughtModel
 from alpaca.progress import Say, is_main_process, processes
+from alpaca.training.ancestor import put_on_top
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.familiarity import measure_familiarity
@@ -53,7 +55,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     set_seed(plan.config.seed)
     trainer = make_trainer(plan, build_model(plan))
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
-    before = _loss_of_the_base(trainer, say)
+    before = _loss_at_the_start(trainer, plan.on_top.start if plan.on_top else "the base itself", say)
     evaluated = time.monotonic() - begun if before is not None else None
     file_before = _loss_of_the_file(plan, trainer)
     familiar = measure_familiarity(plan, trainer, say)
@@ -78,7 +80,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
 
 
 def build_model(plan: Plan) -> PackedModel:
-    """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
+    """The frozen base in its lean form with a fresh adapter, A random by the seed, B zero; or with what it begins."""
     attention.register()
     model = load_model(plan.base, plan.precision.precision, plan.device, plan.attention[0])
     _stay_differentiable(model)
@@ -92,12 +94,16 @@ def build_model(plan: Plan) -> PackedModel:
         target_modules=list(plan.spec.target_modules),
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        rank_pattern={re.escape(name): rank for name, rank in plan.spec.rank_pattern.items()},
+        alpha_pattern={re.escape(name): alpha for name, alpha in plan.spec.alpha_pattern.items()},
         base_model_name_or_path=plan.base_name,
         task_type="CAUSAL_LM",
     )
     torch.manual_seed(config.seed)
     dense = plan.precision.precision in ("fp32", "bf16")  # a quantised layer is a Linear, too, but not of numbers
     peft = get_peft_model(model, lean_lora(lora) if dense else lora)
+    if plan.on_top is not None:
+        put_on_top(peft, plan.on_top)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
@@ -185,12 +191,12 @@ def _reporters(config: FinetuneConfig) -> str:
     return config.report_to
 
 
-def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
-    """Validation loss with the adapter still without effect (B is zero)."""
+def _loss_at_the_start(trainer: PackedTrainer, start: str, say: Say) -> float | None:
+    """Validation loss before the first step. `start`: what it is of; a fresh adapter is without effect (B is zero)."""
     if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     loss = trainer.validation_loss()
-    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
+    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} ({start})")  # type: ignore[arg-type]
     return loss
 
 

@@ -30,6 +30,7 @@ from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, untrained
+from alpaca.training.ancestor import OnTop, choose_template, find_on_top, held_out_before
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.memory import LESS, memory_now
@@ -80,6 +81,7 @@ class Plan:
     replay_ratio: tuple[float, str]
     replay: Replay | None  # None without replay
     validation_file: ValidationFile | None = None
+    on_top: OnTop | None = None  # the adapter that it begins with
 
     @property
     def examples(self) -> list[Encoded]:
@@ -113,6 +115,7 @@ class Plan:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
         free |= {"val_data_path", "columns", "add_eos_token", "group_by_length", "replay_path", "report_budget"}
+        free |= {"adapter_path", "new_adapter"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
@@ -120,6 +123,7 @@ class Plan:
         settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
+        identity["ancestor"] = self.on_top.identity() if self.on_top else None
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
         return identity | settings
@@ -161,6 +165,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    config, on_top = find_on_top(config, base, say)
     check_trainable(base, config.lora_target_modules)
     device = pick_device()
     precision = choose_precision(base, config.quantization, device, training=True)
@@ -170,11 +175,16 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     tokenizer = load_tokenizer(base)
     template = load_template(config.prompt_template_name or "auto", tokenizer)
     asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
-    say(tagged("template", f"{template.name}{asked if template.name == 'chat' else ''}"))
+    asked = asked if template.name == "chat" else ""
+    if on_top is not None:
+        template, asked = choose_template(config, on_top, template, say)
+    say(tagged("template", f"{template.name}{asked}"))
     if faint := untrained.untrained_markers(base, tokenizer, template):
         say(tagged("warning", untrained.warning(faint, template)))
 
     rows = read_rows(config, base, tokenizer, template, say)
+    if on_top is not None and (seen := held_out_before(on_top, rows.sha256, config)):
+        say(tagged("warning", seen))
     tuned = bool(getattr(tokenizer, "chat_template", None))
     ratio = choose_ratio(config, tuned)
     replay = None
@@ -189,8 +199,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
         rows.split, rows.train, rows.validation, _steps(config, rows.train, replay, budget[0]),
-        validation_packs(rows.validation.examples, budget[0]), _spec(config, base), device, precision, attention,
-        budget, _learning_rate(config, base), ratio, replay, rows.validation_file,
+        validation_packs(rows.validation.examples, budget[0]), (on_top and on_top.spec) or _spec(config, base), device, precision,
+        attention, budget, _learning_rate(config, base), ratio, replay, rows.validation_file, on_top,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan

@@ -23,6 +23,7 @@ from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
+from alpaca.training.ancestor import activate
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
@@ -70,7 +71,7 @@ def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "report").mkdir(parents=True)
     save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
-    _write_config(trainer, aside)
+    _write_config(plan, trainer, aside)
     card = make_card(plan, outcome)
     card.write(aside)
     (aside / "README.md").write_text(model_card(plan, card), encoding="utf-8")
@@ -95,11 +96,12 @@ def put_in_place(aside: Path, output: Path) -> None:
     shutil.rmtree(aside)
 
 
-def _write_config(trainer: PackedTrainer, folder: Path) -> None:
+def _write_config(plan: Plan, trainer: PackedTrainer, folder: Path) -> None:
     trainer.packed.peft.peft_config["default"].save_pretrained(str(folder))
     path = folder / CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set: its order is chance
+    config |= {"rank_pattern": plan.spec.rank_pattern, "alpha_pattern": plan.spec.alpha_pattern}  # unescaped
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -116,6 +118,10 @@ def verify(plan: Plan, trainer: PackedTrainer, folder: Path, state: dict[str, Te
         raise VerificationFailed(
             "every B of the adapter is zero: training changed nothing; is learning_rate too small?"
         )
+    if plan.on_top is not None and plan.on_top.continued is not None:
+        start = load_tensors(plan.on_top.continued)
+        if all(torch.equal(start[name].float(), tensor.float()) for name, tensor in state.items()):
+            raise VerificationFailed(f"training changed nothing in {plan.on_top.name}; is learning_rate too small?")
     summary = f"{len(tensors)} tensors read back equal, {changed} of {len(files.modules)} modules changed"
     if trainer.is_fsdp_enabled:
         return summary
@@ -123,7 +129,7 @@ def verify(plan: Plan, trainer: PackedTrainer, folder: Path, state: dict[str, Te
     ids = torch.tensor([plan.train.examples[0].input_ids[:64]], device=plan.device)
     trained = peft(input_ids=ids).logits
     load_adapter(peft, files, name="reloaded")  # type: ignore[arg-type]
-    peft.set_adapter("reloaded")
+    activate(peft, plan.on_top, "reloaded")
     difference = (peft(input_ids=ids).logits - trained).abs().max().item()
     peft.delete_adapter("reloaded")
     if difference > 1e-3 * trained.abs().max().item():
@@ -151,7 +157,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         "tokens_trained_on": sum(step.tokens for step in plan.steps),
         "replay": plan.replay.card(len(plan.train.examples)) if plan.replay else None,
     }
-    elsewhere = ("base", "data", "template", "replay", "replay_answers")
+    elsewhere = ("base", "data", "template", "replay", "replay_answers", "ancestor")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
     if plan.config.columns:  # the report reads the rows again
         settings["columns"] = plan.config.columns
@@ -175,6 +181,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
             "seconds": round(outcome.seconds, 1),
             "peak_memory": outcome.peak_memory,
         },
+        ancestor=plan.on_top.ancestor.card() if plan.on_top else {},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
