@@ -254,8 +254,8 @@ def _lines(config: FinetuneConfig, on_top: OnTop) -> Iterator[str]:
         yield tagged("on top of", f"{what} on {', '.join(spec.target_modules)}: taken from {on_top.name}, as its "
                      "weights are trained further; the optimizer begins anew")  # fmt: skip
     if on_top.beside:
-        yield tagged("on top of", f"{joined(on_top.beside)} in effect and not changed; only the new adapter is trained, "
-                     "and both are asked together")  # fmt: skip
+        yield tagged("on top of", f"{joined(on_top.beside)} in effect and not changed; only the new adapter is "
+                     "trained, and they are asked together")  # fmt: skip
         ranks = [largest_rank(files.spec, files.modules) for files in on_top.frozen] + [
             spec.r if spec else config.lora_r
         ]
@@ -276,6 +276,16 @@ def held_out_before(on_top: OnTop, data_sha256: str, config: FinetuneConfig) -> 
         f"{on_top.name} was trained on the same rows with another --seed or --val_set_size: it has seen some of those "
         "that are held out now, and their loss says too little"
     )
+
+
+def on_top_of(card: Card) -> str:
+    """A paragraph of the model card; "" for an adapter that was trained on the base alone."""
+    ancestor = card.on_top_of
+    if ancestor is None:
+        return ""
+    together = joined(f"`{needed.name}`" for needed in asked_together(ancestor))
+    belongs = f" It belongs together with {together}: ask for both in one answer." if together else ""
+    return f"\nIt was trained on top of an adapter: {ancestor.line()}.{belongs}\n"
 
 
 # --- the model ----------------------------------------------------------------------------------------------------

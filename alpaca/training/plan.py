@@ -199,8 +199,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
         rows.split, rows.train, rows.validation, _steps(config, rows.train, replay, budget[0]),
-        validation_packs(rows.validation.examples, budget[0]), (on_top and on_top.spec) or _spec(config, base), device, precision,
-        attention, budget, _learning_rate(config, base), ratio, replay, rows.validation_file, on_top,
+        validation_packs(rows.validation.examples, budget[0]), (on_top and on_top.spec) or _spec(config, base),
+        device, precision, attention, budget, _learning_rate(config, base), ratio, replay, rows.validation_file, on_top,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan

@@ -23,7 +23,7 @@ from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
-from alpaca.training.ancestor import activate
+from alpaca.training.ancestor import activate, on_top_of
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
@@ -216,7 +216,7 @@ tags: [lora, instruction-tuning]
 
 Trained on {card.data["train"]} rows of `{card.data["source"]}`{mixed} with the prompt template
 `{plan.template.name}`: rank {plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.run["steps"]} steps. {result}
-
+{on_top_of(card)}
 `{CARD}` beside this file holds the template in full, every setting, the versions and the counts. Load it with PEFT:
 
 ```python
