@@ -137,7 +137,7 @@ def test_the_engine_answers_as_the_training_left_both(
     assert json.loads((lora_b / "adapter_config.json").read_text())["r"] == 4
     model: Any = PeftModel.from_pretrained(load_model(tiny_base, "fp32"), str(lora_a), adapter_name="a")
     model.load_adapter(str(lora_b), adapter_name="b")
-    tokenizer = load_tokenizer(tiny_base)
+    tokenizer: Any = load_tokenizer(tiny_base)
     prompts = ["task 3 hay", "What does the alpaca eat?", "field"]
 
     def by_peft(*adapters: str) -> list[str]:
