@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,13 @@ def asked_together(ancestor: Ancestor | None) -> Iterator[Ancestor]:
         ancestor = ancestor.ancestor
 
 
-def find_together(folder: Path, weights: str, ancestor: Ancestor | None) -> list[Path]:
-    """The folders of the adapters that the one in `folder` answers together with, found by name beside it or where one
-    works, and by their weights, files called `weights`. Raises AdapterNotFound."""
+def find_together(folder: Path, weights: str, ancestor: Ancestor | None, given: Sequence[Path] = ()) -> list[Path]:
+    """The folders of the adapters that the one in `folder` answers together with: among those `given`, else by name
+    beside it or where one works; known by their weights, files called `weights`. Raises AdapterNotFound."""
     found = []
     for needed in asked_together(ancestor):
         places = (folder.resolve().parent / needed.name, Path(needed.name))
-        there = (place for place in places if (place / weights).is_file())
+        there = (place for place in (*given, *places) if (place / weights).is_file())
         place = next((place for place in there if file_sha256(place / weights) == needed.weights_sha256), None)
         if place is None:
             raise AdapterNotFound(

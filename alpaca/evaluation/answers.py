@@ -82,21 +82,26 @@ def make_questions(
 
 
 def ask_all(
-    engine: Engine, adapter: Path, always: Sequence[Question], rest: Sequence[Question], seconds: float | None, say: Say
+    engine: Engine,
+    adapters: Sequence[Path],
+    always: Sequence[Question],
+    rest: Sequence[Question],
+    seconds: float | None,
+    say: Say,
 ) -> list[Asked]:
-    """Ask what must be asked, then as much of the rest as `seconds` allow; None has no end. Raises the engine's
-    errors."""
+    """Ask what must be asked, then as much of the rest as `seconds` allow; None has no end. `adapters`: those that
+    answer together. Raises the engine's errors."""
     if seconds is None:
         always, rest = [*always, *rest], []
     started = time.monotonic()
     with progress(tagged("report", "answers"), 2 * len(always), "answer", say) as done:
-        asked = ask(engine, adapter, always, done)
+        asked = ask(engine, adapters, always, done)
     taken = time.monotonic() - started
     share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
     more = rest[: int(len(rest) * share)]
     if more:
         with progress(tagged("report", "more answers"), 2 * len(more), "answer", say) as done:
-            asked += ask(engine, adapter, more, done)
+            asked += ask(engine, adapters, more, done)
     return asked
 
 
@@ -106,10 +111,13 @@ def tokens(questions: Iterable[Question]) -> int:
 
 
 def ask(
-    engine: Engine, adapter: Path, questions: Sequence[Question], done: Callable[[int], object] = lambda answers: None
+    engine: Engine,
+    adapters: Sequence[Path],
+    questions: Sequence[Question],
+    done: Callable[[int], object] = lambda answers: None,
 ) -> list[Asked]:
-    """Ask the base and the adapter; `done` is told of each answer."""
-    requests = [_request(question, adapter, scale) for scale in (BASE, ADAPTER) for question in questions]
+    """Ask the base and the adapters together; `done` is told of each answer."""
+    requests = [_request(question, adapters, scale) for scale in (BASE, ADAPTER) for question in questions]
     found = answers(engine, requests, done=done, unanswered=(PromptTooLong,))
     both = zip(questions, found[: len(questions)], found[len(questions) :], strict=True)
     return [
@@ -118,13 +126,13 @@ def ask(
     ]
 
 
-def _request(question: Question, adapter: Path, scale: float) -> GenerationRequest:
+def _request(question: Question, adapters: Sequence[Path], scale: float) -> GenerationRequest:
     return GenerationRequest(
         example=question.example.awaiting(),
         max_tokens=TOKENS[question.topic],
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],
         seed=0,
-        adapter=Composition((Part(adapter.resolve()),)),
+        adapter=Composition(tuple(Part(adapter.resolve()) for adapter in adapters)),
         adapter_scale=scale,
     )

@@ -58,11 +58,20 @@ class RowLosses:
         return RowLosses([losses[len(losses) - length :] for losses, length in pairs])
 
 
-def open_model(files: AdapterFiles, base: Any, precision: str, device: torch.device) -> ScoringModel:
-    """The base, loaded anew from its folder, with the saved adapter on it. Raises what loading either of them does."""
+def open_model(
+    files: AdapterFiles, base: Any, precision: str, device: torch.device, beside: Sequence[AdapterFiles] = ()
+) -> ScoringModel:
+    """The base, loaded anew from its folder, with the saved adapter on it, and those that it answers together with.
+    Raises what loading any of them does."""
     attention.register()
     model = load_model(base, precision, device, attention.choose_attention(device, precision)[0])
-    return ScoringModel(load_adapter(model, files))
+    peft: Any = load_adapter(model, files)
+    names = ["default", *(f"beside_{number}" for number in range(len(beside)))]
+    for name, other in zip(names[1:], beside, strict=True):
+        load_adapter(peft, other, name=name)
+    if beside:
+        peft.base_model.set_adapter(names)
+    return ScoringModel(peft)
 
 
 def row_losses(

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from alpaca.adapter.ancestry import find_together
 from alpaca.adapter.card import check_special_tokens
-from alpaca.adapter.folder import AdapterFiles, verify_files
+from alpaca.adapter.folder import WEIGHTS, AdapterFiles, verify_files
 from alpaca.base.headers import read_config
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
@@ -37,7 +38,7 @@ from alpaca.prompts.foreign import ForeignRows, foreign_rows
 from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import LoadedBase, open_engine
-from alpaca.serving.lora import PAGE
+from alpaca.serving.lora import PAGE, largest_rank
 from alpaca.words import tagged
 
 CUTOFF = 1024  # tokens, where no card says what the run had
@@ -51,7 +52,8 @@ WORST_FIRST = ("knowledge", "arithmetic", "logic", "identity", "format")  # of l
 
 @dataclass(frozen=True)
 class Subject:
-    """The saved adapter and its base, checked against each other, with what both are asked in."""
+    """The saved adapter and its base, checked against each other, with what both are asked in. `beside`: the adapters
+    that it was trained beside, and is measured together with."""
 
     files: AdapterFiles
     base: Path
@@ -60,15 +62,20 @@ class Subject:
     tokenizer: Any
     template: Template
     cutoff_len: int
+    beside: tuple[AdapterFiles, ...] = ()
 
     @property
-    def adapter(self) -> Path:
-        return self.files.folder
+    def adapters(self) -> list[Path]:
+        """The folders of all that answer."""
+        return [files.folder for files in (self.files, *self.beside)]
 
 
-def open_subject(adapter: Path, base: Path, precision: str) -> Subject:
-    """Check the adapter's files against the base; nothing heavy is loaded. Raises the errors of both."""
+def open_subject(adapter: Path, base: Path, precision: str, beside: Sequence[Path] = ()) -> Subject:
+    """Check the adapter's files against the base; nothing heavy is loaded. `beside`: where adapters may be that it
+    belongs together with, if not beside it. Raises the errors of all."""
     files = verify_files(adapter, base)
+    on_top_of = files.card.on_top_of if files.card is not None else None
+    together = tuple(verify_files(path, base) for path in find_together(adapter, WEIGHTS, on_top_of, beside))
     device = pick_device()
     choice = choose_precision(base, precision, device)
     tokenizer = load_tokenizer(base)
@@ -80,7 +87,7 @@ def open_subject(adapter: Path, base: Path, precision: str) -> Subject:
         cutoff = files.card.settings.get("cutoff_len")
     longest = read_config(base).get("max_position_embeddings")
     cutoff = min(cutoff if isinstance(cutoff, int) else CUTOFF, longest if isinstance(longest, int) else CUTOFF)
-    return Subject(files, base, choice, device, tokenizer, template, cutoff)
+    return Subject(files, base, choice, device, tokenizer, template, cutoff, together)
 
 
 def measure(
@@ -115,7 +122,7 @@ def _losses(
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
     own = _own_answers(subject, asked)
     say(tagged("report", f"loading {subject.base.name} and the saved adapter ({subject.precision.precision})"))
-    model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
+    model = open_model(subject.files, subject.base, subject.precision.precision, subject.device, subject.beside)
     plan = _plan(model, ours, theirs, own, budget)
     scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
     foreign = _foreign(subject, domain, ours, plan)
@@ -214,18 +221,17 @@ def _answers(
     notes: dict[str, list[str]],
 ) -> list[Asked]:
     """Every answer; none where the engine can't use the adapter, and then a note says why."""
-    spec = subject.files.spec
-    rank = max(spec.rank(module) for module in subject.files.modules)
+    ranks = [largest_rank(files.spec, files.modules) for files in (subject.files, *subject.beside)]
     limits = EngineLimits(
         concurrency=SLOTS[subject.device.type],
         context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
-        columns=-(-rank // PAGE) * PAGE,
+        columns=sum(-(-rank // PAGE) * PAGE for rank in ranks),
     )
     model = load_model(subject.base, subject.precision.precision, subject.device)
     engine = open_engine(LoadedBase(subject.base, model, subject.tokenizer), limits=limits, say=lambda line: None)
     try:
         always, rest = make_questions(domain.held_out, general.measuring, probes)
-        return ask_all(engine, subject.adapter, always, rest, budget.left(ANSWER_SHARE), say)
+        return ask_all(engine, subject.adapters, always, rest, budget.left(ANSWER_SHARE), say)
     except BadAdapter as error:
         notes["answers"] = [f"No answers: the engine can't use this adapter here ({error.message})."]
         return []
