@@ -248,7 +248,7 @@ class AdapterStore:
 
     def _verified(self, folder: Path, name: str, hold: Hold | None) -> Adapter:
         files = verify_files(folder, self.base, name=name)
-        template, beside = None, ()
+        template, beside = None, tuple[Ancestor, ...]()
         if files.card is not None:
             beside = tuple(asked_together(files.card.on_top_of))
             check_special_tokens(files.card, self._tokenizer)
