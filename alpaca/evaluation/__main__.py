@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from alpaca.adapter.ancestry import find_together
 from alpaca.adapter.card import read_card
-from alpaca.adapter.folder import check_there
+from alpaca.adapter.folder import WEIGHTS, check_there
 from alpaca.base.find import resolve_base
 from alpaca.base.precision import PRECISIONS
 from alpaca.data.general import SHIPPED
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--data_path", metavar="FILE",
                      help="the rows it was trained on, if they are not where the card's name leads; other rows all "
                           "count as held out")  # fmt: skip
+    out.add_argument("--beside", type=as_written, nargs="+", default=[], metavar="FOLDER",
+                     help="the adapters that it was trained beside (--new_adapter), if they lie elsewhere")  # fmt: skip
     out.add_argument("--general_path", type=as_written, default=SHIPPED, metavar="FILE",
                      help="general rows, a third of which measures forgetting")  # fmt: skip
     out.add_argument("--probes_path", type=as_written, default=PROBES, metavar="FILE", help="questions with a check")
@@ -61,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_there(options.adapter)
     base = resolve_base(options.base_model or None)
     # Read once before anything heavy is loaded, so that a mistake in a path or a row answers at once.
-    find_domain(read_card(options.adapter), options.data_path)
+    card = read_card(options.adapter)
+    find_together(options.adapter, WEIGHTS, card.on_top_of if card is not None else None, options.beside)
+    find_domain(card, options.data_path)
     find_general(options.general_path, [])
     find_probes(options.probes_path)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -75,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         data_path=options.data_path,
         general_path=options.general_path,
         probes_path=options.probes_path,
+        beside=options.beside,
         say=lambda line: print(line, flush=True),
     )
 

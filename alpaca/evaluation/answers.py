@@ -111,10 +111,13 @@ def tokens(questions: Iterable[Question]) -> int:
 
 
 def ask(
-    engine: Engine, adapter: Path, questions: Sequence[Question], done: Callable[[int], object] = lambda answers: None
+    engine: Engine,
+    adapters: Sequence[Path],
+    questions: Sequence[Question],
+    done: Callable[[int], object] = lambda answers: None,
 ) -> list[Asked]:
-    """Ask the base and the adapter; `done` is told of each answer."""
-    composition = Composition((Part(adapter.resolve()),))
+    """Ask the base and the adapters together; `done` is told of each answer."""
+    composition = Composition(tuple(Part(adapter.resolve()) for adapter in adapters))
     requests = [
         request(question, adapter=composition, adapter_scale=scale) for scale in (BASE, TUNED) for question in questions
     ]

@@ -66,20 +66,29 @@ class Scored(Protocol):
 
 
 class AdaptedModel(ScoringModel):
-    """A base with an adapter."""
+    """A base with an adapter, or several that answer together."""
 
     @contextlib.contextmanager
     def at(self, scale: float) -> Iterator[ScoringModel]:
-        """The model with the adapter at `scale`."""
+        """The model with all adapters at `scale`."""
         with at_scale(self.peft, scale):
             yield self
 
 
-def open_model(files: AdapterFiles, base: Any, precision: str, device: torch.device) -> AdaptedModel:
-    """The base, loaded anew from its folder, with the saved adapter on it. Raises what loading either of them does."""
+def open_model(
+    files: AdapterFiles, base: Any, precision: str, device: torch.device, beside: Sequence[AdapterFiles] = ()
+) -> AdaptedModel:
+    """The base, loaded anew from its folder, with the saved adapter on it, and those that it answers together with.
+    Raises what loading any of them does."""
     attention.register()
     model = load_model(base, precision, device, attention.choose_attention(device, precision)[0])
-    return AdaptedModel(load_adapter(model, files))
+    peft: Any = load_adapter(model, files)
+    names = ["default", *(f"beside_{number}" for number in range(len(beside)))]
+    for name, other in zip(names[1:], beside, strict=True):
+        load_adapter(peft, other, name=name)
+    if beside:
+        peft.base_model.set_adapter(names)
+    return AdaptedModel(peft)
 
 
 def row_losses(

@@ -11,7 +11,6 @@ import torch
 
 from alpaca.adapter.base_template import base_template
 from alpaca.adapter.card import Card, check_special_tokens
-from alpaca.adapter.folder import verify_files
 from alpaca.base.headers import read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
@@ -64,6 +63,7 @@ class Subject:
     cutoff_len: int
 
     @property
+    @property
     def card(self) -> Card | None:
         return self.tuned.card
 
@@ -72,9 +72,10 @@ class Subject:
         return Held(self.base, self.precision.precision, self.device, self.tokenizer, self.template)
 
 
-def open_subject(folder: Path, base: Path, precision: str) -> Subject:
-    """Check an adapter's files, or a model's, against the base; nothing heavy is loaded. Raises the errors of both."""
-    tuned: Tuned = TunedModel.of(folder, base) if is_whole(folder) else TunedAdapter(verify_files(folder, base), base)
+def open_subject(folder: Path, base: Path, precision: str, beside: Sequence[Path] = ()) -> Subject:
+    """Check an adapter's files, or a model's, against the base; nothing heavy is loaded. `beside`: where adapters may
+    be that it belongs together with, if not beside it. Raises the errors of all."""
+    tuned: Tuned = TunedModel.of(folder, base) if is_whole(folder) else TunedAdapter.of(folder, base, beside)
     device = pick_device()
     choice = choose_precision(base, precision, device)
     tokenizer = load_tokenizer(base)
@@ -230,7 +231,7 @@ def _answers(
     limits = EngineLimits(
         concurrency=SLOTS[subject.device.type],
         context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
-        columns=subject.tuned.ranks,
+        columns=subject.tuned.columns,
     )
     always, rest = make_questions(domain.held_out, general.measuring, probes)
     try:

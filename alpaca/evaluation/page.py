@@ -16,6 +16,7 @@ from alpaca.words import duration, percent, size_text
 MOST_SETTING = 60  # characters of a setting's value
 BODY = """
 <header><h1>{{ name }}</h1><p class="dim">{{ subtitle }}</p></header>
+{{ on_top }}
 <section class="verdict {{ mark }}">
 <div><h3>What it learned</h3><p>{{ verdict[0] }}</p></div>
 <div><h3>What it forgot</h3><p>{{ verdict[1] }}</p></div>
@@ -45,7 +46,8 @@ def make_page(found: Findings) -> str:
     ]
     return page(
         f"{found.name}: what it learned and what it forgot", STYLE, BODY, subtitle=_subtitle(found), mark=verdict.mark,
-        name=found.name, verdict=verdict.sentences, picture=picture(found.measured, verdict.gained),
+        name=found.name, on_top=concat(map(paragraph, found.on_top)), verdict=verdict.sentences,
+        picture=picture(found.measured, verdict.gained),
         more=_more(verdict), parts=parts, footer=_footer(found),
     )  # fmt: skip
 

@@ -51,8 +51,8 @@ class Tuned(Protocol):
         """Why there is nothing between the base and it, a sentence; "" where there is."""
 
     @property
-    def ranks(self) -> int:
-        """Columns that the engine needs for it; 0 for a model."""
+    def columns(self) -> int:
+        """Those that the engine needs for it; 0 for a model."""
 
     def count(self) -> int:
         """How many numbers were trained."""

@@ -34,7 +34,7 @@ class TunedModel:
 
     noun = "model"
     unscaled = "All weights were trained: between the base and this model there is no strength to choose."
-    ranks = 0
+    columns = 0
 
     @classmethod
     def of(cls, folder: Path, base: Path) -> TunedModel:

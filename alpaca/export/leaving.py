@@ -74,6 +74,7 @@ def leaving(base_model: str | None, adapter: str, scale: float, template_name: s
     if not 0 < scale <= 4:
         raise BadSetting(f"--adapter_scale is {scale:g}: a number over 0 and at most 4")
     found = [(store.find(str(part.source), trusted=True), part.scale * scale) for part in composition.parts]
+    store.notice_alone([adapter for adapter, _ in found])
     strengths = tuple(Strength(adapter.files, strength) for adapter, strength in found)
     template, reason = _template([adapter for adapter, _ in found], template_name, base, tokenizer)
     say(f"base: {base.name}")

@@ -118,17 +118,21 @@ class LeanLoraLinear(lora.Linear):
     """PEFT's LoRA layer with a forward that keeps only its input; PEFT's own in every case this one does not cover."""
 
     def lean_parts(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float] | None:
-        """(W, bias, A, B, scaling) in the base's dtype, or None where PEFT's own forward is needed."""
-        names = self.active_adapters
-        if self.disable_adapters or self.merged or len(names) != 1 or names[0] not in self.lora_A:
+        """(W, bias, A, B, scaling) of the active adapters in the base's dtype, or None where PEFT's own forward is
+        needed."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or not names:
             return None
-        name = names[0]
-        if (isinstance(self.lora_dropout[name], nn.Dropout) and self.training) or name in self.lora_variant:
-            return None
+        for name in names:
+            if (isinstance(self.lora_dropout[name], nn.Dropout) and self.training) or name in self.lora_variant:
+                return None
         dense: Any = self.base_layer
-        adapter: tuple[Any, Any] = self.lora_A[name], self.lora_B[name]
-        a, b = (part.weight.to(dense.weight.dtype) for part in adapter)
-        return dense.weight, dense.bias, a, b, self.scaling[name]
+        parts: list[tuple[Any, Any]] = [(self.lora_A[name], self.lora_B[name]) for name in names]
+        a_s, b_s = ([part.weight.to(dense.weight.dtype) for part in side] for side in zip(*parts, strict=True))
+        if len(names) == 1:
+            return dense.weight, dense.bias, a_s[0], b_s[0], self.scaling[names[0]]
+        scaled = [b * self.scaling[name] for name, b in zip(names, b_s, strict=True)]
+        return dense.weight, dense.bias, torch.cat(a_s), torch.cat(scaled, dim=1), 1.0  # one of all their ranks
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         parts = self.lean_parts() if not args and not kwargs else None

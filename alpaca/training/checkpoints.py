@@ -19,7 +19,7 @@ NEXT = "next-run"  # the folder of what is trained while the output folder holds
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
 # What was so in every run before there was a setting for it.
-SINCE: dict[str, Any] = {"split": EXACT, "replay_kl": 0.0, "finetuning_type": "lora"}
+SINCE: dict[str, Any] = {"split": EXACT, "replay_kl": 0.0, "finetuning_type": "lora", "ancestor": None}
 NEEDED = ("optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class FinetuneConfig:
         "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set", path=True
     )
     output_dir: str = _option("lora-alpaca", "where the adapter folder goes", path=True)
+    adapter_path: str = _option(
+        "", "an adapter to go on with: a folder, an archive or an https URL; it stays as it is", path=True
+    )
+    new_adapter: bool = _option(False, "train a second adapter beside that of adapter_path, which stays in effect")
 
     num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed", within=(0.001, 10_000))
     batch_size: int = _option(16, "examples in an optimizer step, over all processes", within=(1, 65_536))
@@ -134,7 +138,10 @@ class FinetuneConfig:
     add_eos_token: bool = _option(True, "accepted for old command lines: EOS always ends a trained response")
     group_by_length: bool = _option(False, "accepted for old command lines: packing leaves no padding to save")
 
-    def __post_init__(self) -> None:
+    given: InitVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self, given: frozenset[str]) -> None:
+        self._given = given
         if self.wandb_project and self.report_to == "none":
             self.report_to = "wandb"
         self._check_values()
@@ -147,6 +154,8 @@ class FinetuneConfig:
         parse_columns(self.columns)
         if not self.output_dir.strip():
             self._refuse("output_dir", "name a folder")
+        if self.new_adapter and not self.adapter_path.strip():
+            self._refuse("new_adapter", "it goes beside another adapter: name that one with --adapter_path")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             self.micro_batch_size = self.batch_size
 
@@ -167,6 +176,8 @@ class FinetuneConfig:
             default = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
             if of_lora and getattr(self, setting.name) != default:
                 self._refuse(setting.name, "finetuning_type full trains all weights and no adapter: leave it out")
+        if self.adapter_path:
+            self._refuse("adapter_path", "finetuning_type full trains all weights, no adapter: leave one of them out")
         if self.quantization in ("int8", "nf4"):
             self._refuse("quantization", "finetuning_type full trains all weights, in bf16 or fp32")
         if self.replay_kl:
@@ -177,6 +188,11 @@ class FinetuneConfig:
             )
         if self.output_dir == FinetuneConfig.output_dir:
             self.output_dir = FULL_OUTPUT
+
+    def asks_for(self, name: str) -> bool:
+        """Whether someone wrote a setting down, and does not leave it to the run: known of what `from_sourced` made,
+        also where it is the default's value; elsewhere by the value."""
+        return name in self._given or getattr(self, name) != getattr(FinetuneConfig(), name)
 
     def _refuse(self, name: str, wanted: str) -> None:
         raise BadSetting(f"{name} is {getattr(self, name)!r}: {wanted}")
@@ -195,7 +211,7 @@ class FinetuneConfig:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise BadSetting(f"{source}: there is no setting '{name}'{hint}")
             clean[name] = convert(name, str(fields[name].type), value, source)
-        return cls(**clean)
+        return cls(**clean, given=frozenset(clean))
 
     @staticmethod
     def from_yaml(path: Path) -> dict[str, Any]:

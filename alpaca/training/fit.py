@@ -50,7 +50,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
         sharded.check_version(trainer.accelerator.state.fsdp_plugin)
         trainer.args.eval_on_start = bool(plan.validation_packs) and checkpoint is None
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
-    before = _loss_of_the_base(trainer, say)
+    before = _loss_at_the_start(trainer, plan.on_top.start if plan.on_top else "the base itself", say)
     evaluated = time.monotonic() - begun if before is not None else None
     file_before = _loss_of_the_file(plan, trainer)
     familiar = measure_familiarity(plan, trainer, say)
@@ -182,12 +182,12 @@ def _reporters(config: FinetuneConfig) -> str:
     return config.report_to
 
 
-def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
-    """Validation loss of the base as it came: an adapter has no effect yet (B is zero)."""
+def _loss_at_the_start(trainer: PackedTrainer, start: str, say: Say) -> float | None:
+    """Validation loss before the first step. `start`: what it is of; a fresh adapter is without effect (B is zero)."""
     if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     loss = trainer.validation_loss()
-    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
+    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} ({start})")  # type: ignore[arg-type]
     return loss
 
 

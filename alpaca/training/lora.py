@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from alpaca.base.precision import Choice, choose_precision
 from alpaca.errors import VerificationFailed
 from alpaca.prompts.template import Template
 from alpaca.training import preflight
+from alpaca.training.ancestor import OnTop, activate, put_on_top
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.served import serving_notes
 from alpaca.training.tuning import Held, check_logits
@@ -33,6 +35,7 @@ class LoraTuning:
     base: Path
     spec: LoraSpec
     config: FinetuneConfig
+    on_top: OnTop | None = None  # the adapter that it begins with
 
     noun = "adapter"
     weights = WEIGHTS
@@ -45,11 +48,16 @@ class LoraTuning:
     smaller = "lower --lora_r"
 
     @classmethod
-    def of(cls, config: FinetuneConfig, base: Path) -> LoraTuning:
-        """What the settings ask for. Raises BadSetting for layers that the base does not have."""
+    def of(cls, config: FinetuneConfig, base: Path, on_top: OnTop | None = None) -> LoraTuning:
+        """What the settings ask for, or the adapter that is gone on with has. Raises BadSetting for layers that the
+        base does not have."""
+        if on_top is not None and on_top.spec is not None:
+            return cls(base, on_top.spec, config, on_top)
         targets = preflight.resolve_targets(base, config.lora_target_modules)
         rs, dora = config.use_rslora, config.use_dora
-        return cls(base, LoraSpec(config.lora_r, config.lora_alpha, targets, use_rslora=rs, use_dora=dora), config)
+        return cls(
+            base, LoraSpec(config.lora_r, config.lora_alpha, targets, use_rslora=rs, use_dora=dora), config, on_top
+        )
 
     def choose_precision(self, asked: str, device: torch.device) -> Choice:
         return choose_precision(self.base, asked, device, training=True)
@@ -75,7 +83,7 @@ class LoraTuning:
 
     # --- the model ------------------------------------------------------------------------------------------------
     def build(self, held: Held, *, taught: bool) -> PackedModel:
-        """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
+        """The frozen base in its lean form with a fresh adapter (A random by the seed, B zero) or what it begins with."""
         import torch
         from peft import LoraConfig, get_peft_model
 
@@ -88,20 +96,24 @@ class LoraTuning:
         _stay_differentiable(model)
         make_lean(model)
         model.name_or_path = held.name  # PEFT writes it down, and a path of this machine means nothing elsewhere
-        config = self.config
+        config, spec = self.config, self.spec
         lora = LoraConfig(
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
+            r=spec.r,
+            lora_alpha=spec.lora_alpha,  # type: ignore[arg-type]
             lora_dropout=config.lora_dropout,
-            target_modules=list(self.spec.target_modules),
-            use_rslora=config.use_rslora,
-            use_dora=config.use_dora,
+            target_modules=list(spec.target_modules),
+            use_rslora=spec.use_rslora,
+            use_dora=spec.use_dora,
+            rank_pattern={re.escape(name): rank for name, rank in spec.rank_pattern.items()},
+            alpha_pattern={re.escape(name): alpha for name, alpha in spec.alpha_pattern.items()},
             base_model_name_or_path=held.name,
             task_type="CAUSAL_LM",
         )
         torch.manual_seed(config.seed)
         dense = held.precision in ("fp32", "bf16")  # a quantised layer is a Linear, too, but not of numbers
         peft = get_peft_model(model, lean_lora(lora) if dense else lora)
+        if self.on_top is not None:
+            put_on_top(peft, self.on_top)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -138,6 +150,7 @@ class LoraTuning:
         path = folder / CONFIG
         config = json.loads(path.read_text(encoding="utf-8"))
         config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set: its order is chance
+        config |= {"rank_pattern": self.spec.rank_pattern, "alpha_pattern": self.spec.alpha_pattern}  # unescaped
         path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def verify(self, model: PackedModel, state: Mapping[str, Tensor], folder: Path, held: Held, prompt: list[int], *,
@@ -154,6 +167,7 @@ class LoraTuning:
             raise VerificationFailed(
                 "every B of the adapter is zero: training changed nothing; is learning_rate too small?"
             )
+        self._check_went_on(state)
         summary = f"{len(tensors)} tensors read back equal, {changed} of {len(files.modules)} modules changed"
         if not whole:
             return summary
@@ -161,10 +175,17 @@ class LoraTuning:
         ids = torch.tensor([prompt], device=held.device)
         trained = peft(input_ids=ids).logits
         load_adapter(peft, files, name="reloaded")  # type: ignore[arg-type]
-        peft.set_adapter("reloaded")
+        activate(peft, self.on_top, "reloaded")
         difference = check_logits(trained, peft(input_ids=ids).logits, 1e-3, "the adapter")
         peft.delete_adapter("reloaded")
         return f"{summary}, logits equal (largest difference {difference:.1g})"
+
+    def _check_went_on(self, state: Mapping[str, Tensor]) -> None:
+        if self.on_top is None or self.on_top.continued is None:
+            return
+        start = load_tensors(self.on_top.continued)
+        if all(start[name].float().equal(tensor.float()) for name, tensor in state.items()):
+            raise VerificationFailed(f"training changed nothing in {self.on_top.name}; is learning_rate too small?")
 
     def readme(self, card: Card, said: str) -> str:
         return f"""---

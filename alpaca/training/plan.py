@@ -31,6 +31,7 @@ from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, sharded, untrained
+from alpaca.training.ancestor import OnTop, choose_template, find_on_top, held_out_before
 from alpaca.training.config import FULL_OUTPUT, FinetuneConfig
 from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
 from alpaca.training.full import FullTuning
@@ -83,6 +84,7 @@ class Plan:
     replay_ratio: tuple[float, str]
     replay: Replay | None  # None without replay
     validation_file: ValidationFile | None = None
+    on_top: OnTop | None = None  # the adapter that it begins with
 
     @property
     def examples(self) -> list[Encoded]:
@@ -126,6 +128,7 @@ class Plan:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
         free |= {"val_data_path", "columns", "add_eos_token", "group_by_length", "replay_path", "report_budget"}
+        free |= {"adapter_path", "new_adapter"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
@@ -135,6 +138,7 @@ class Plan:
         settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
+        identity["ancestor"] = self.on_top.identity() if self.on_top else None
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
         return identity | settings
@@ -178,9 +182,10 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say(tagged("output", f"{FULL_OUTPUT}, a folder of its own: {FinetuneConfig.output_dir} is an adapter's name"))
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    config, on_top = find_on_top(config, base, say)
     check_trainable(base, config.lora_target_modules)
     device = pick_device()
-    tuning = choose_tuning(config, base)
+    tuning = choose_tuning(config, base, on_top)
     chooser = sharded.choose_precision if is_sharded() else tuning.choose_precision
     precision = chooser(config.quantization, device)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
@@ -188,11 +193,15 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     say(tagged("attention", attention[1]))
     tokenizer = load_tokenizer(base)
     template, reason = _template(config.prompt_template_name, base, tokenizer)
+    if on_top is not None:
+        template, reason = choose_template(config, on_top, template, say)
     say(tagged("template", f"{template.name}{reason}"))
     if faint := untrained.untrained_markers(base, tokenizer, template):
         say(tagged("warning", untrained.warning(faint, template)))
 
     rows = read_rows(config, base, tokenizer, template, say)
+    if on_top is not None and (seen := held_out_before(on_top, rows.sha256, config)):
+        say(tagged("warning", seen))
     tuned = bool(getattr(tokenizer, "chat_template", None))
     ratio = choose_ratio(config, tuned)
     replay = None
@@ -208,7 +217,7 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
         rows.split, rows.train, rows.validation, _steps(config, rows.train, replay, budget[0]),
         validation_packs(rows.validation.examples, budget[0]), tuning, device, precision, attention,
-        budget, _learning_rate(config, base, tuning), ratio, replay, rows.validation_file,
+        budget, _learning_rate(config, base, tuning), ratio, replay, rows.validation_file, on_top,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
@@ -335,9 +344,9 @@ def _template(name: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
     return template, f" ({reason})"
 
 
-def choose_tuning(config: FinetuneConfig, base: Path) -> Tuning:
+def choose_tuning(config: FinetuneConfig, base: Path, on_top: OnTop | None = None) -> Tuning:
     """What of the base is trained. Raises BadSetting for layers that it does not have."""
-    return FullTuning(base, config) if config.finetuning_type == "full" else LoraTuning.of(config, base)
+    return FullTuning(base, config) if config.finetuning_type == "full" else LoraTuning.of(config, base, on_top)
 
 
 def _learning_rate(config: FinetuneConfig, base: Path, tuning: Tuning) -> tuple[float, str]:

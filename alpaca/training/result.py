@@ -22,6 +22,7 @@ from alpaca.adapter.lora_config import CONFIG
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
 from alpaca.training import sharded
+from alpaca.training.ancestor import on_top_of
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
@@ -121,7 +122,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         "tokens_trained_on": sum(step.tokens for step in plan.steps),
         "replay": plan.replay.card(len(plan.train.examples)) if plan.replay else None,
     }
-    elsewhere = ("base", "data", "template", "replay", "replay_answers")
+    elsewhere = ("base", "data", "template", "replay", "replay_answers", "ancestor")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
     if plan.config.columns:  # the report reads the rows again
         settings["columns"] = plan.config.columns
@@ -145,6 +146,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
             "seconds": round(outcome.seconds, 1),
             "peak_memory": outcome.peak_memory,
         },
+        ancestor=plan.on_top.ancestor.card() if plan.on_top else {},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -171,5 +173,5 @@ def _said(plan: Plan, card: Card) -> str:
     mixed = f", with {replay['rows_per_epoch']} of `{replay['source']}` in each epoch," if replay else ""
     return (
         f"Trained on {card.data['train']} rows of `{card.data['source']}`{mixed} with the prompt template\n"
-        f"`{plan.template.name}`: {plan.tuning.what}, {card.run['steps']} steps. {result}"
-    )
+        f"`{plan.template.name}`: {plan.tuning.what}, {card.run['steps']} steps. {result}\n{on_top_of(card)}"
+    ).rstrip()

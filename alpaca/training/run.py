@@ -79,6 +79,7 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
             finetuned.adapter, plan.base, precision=plan.precision.precision,
             budget_seconds=report_seconds(plan.config.report_budget, finetuned.seconds),
             data_path=plan.config.data_path, say=say,
+            beside=[files.folder for files in plan.on_top.frozen] if plan.on_top else (),
         )  # fmt: skip
     except Exception as error:
         if not isinstance(error, AlpacaError):
