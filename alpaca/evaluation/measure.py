@@ -63,7 +63,6 @@ class Subject:
     cutoff_len: int
 
     @property
-    @property
     def card(self) -> Card | None:
         return self.tuned.card
 

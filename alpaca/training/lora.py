@@ -83,7 +83,7 @@ class LoraTuning:
 
     # --- the model ------------------------------------------------------------------------------------------------
     def build(self, held: Held, *, taught: bool) -> PackedModel:
-        """The frozen base in its lean form with a fresh adapter (A random by the seed, B zero) or what it begins with."""
+        """The frozen base in its lean form with a fresh adapter (A by the seed, B zero) or what it begins with."""
         import torch
         from peft import LoraConfig, get_peft_model
 
