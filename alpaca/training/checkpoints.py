@@ -81,6 +81,8 @@ def find_checkpoint(
     if checkpoint is None:
         return None
     lacking = [name for name in (weights, *NEEDED) if not (checkpoint / name).is_file()]
+    if weights in lacking and RUN_FILE not in lacking and _kind(SINCE | read_run(checkpoint)) != _kind(identity):
+        lacking.remove(weights)  # it trained something else, which is said below
     if not any(checkpoint.glob("rng_state*.pth")):  # one for each process
         lacking.append("rng_state.pth")
     if lacking:
@@ -128,6 +130,10 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(run, dict):
         raise BadCheckpoint(f"{checkpoint / RUN_FILE} holds a {type(run).__name__}, not an object")
     return run
+
+
+def _kind(run: dict[str, Any]) -> Any:
+    return run.get("finetuning_type")
 
 
 def _short(value: Any) -> str:
