@@ -161,7 +161,7 @@ def test_the_check_of_a_text_speaks_of_passages(tmp_path: Path) -> None:
     check = check_rows(scan_rows(write(tmp_path / "a.txt", text)), None)
     assert not check.unfit() and check.trainable == 6
     assert check.duplicates.exact == [[3, 9]]
-    assert {finding.kind for finding in check.findings} == {"exact_copy"}
+    assert {finding.kind for finding in check.findings} == {"exact_copy"}  # text without a question repeats none
     assert check.languages["German"] == [5]
     assert "--fix" not in check.advice() + "".join(line for _, lines in check.sections() for line in lines)
     assert "Languages" in dict(check.sections())
