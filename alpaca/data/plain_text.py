@@ -14,7 +14,7 @@ from alpaca.prompts.example import Example, Place
 
 LONGEST = 1000  # characters of a passage, unless one line has more: longer paragraphs are taken apart at line ends
 SECTION = 2000  # characters of a section, roughly
-FEWEST_SECTIONS = 20  # of a short text, so that something can be held out
+FEWEST_SECTIONS = 40  # of a short text, so that something can be held out
 BLANK_LINE, NEW_LINE = "\n\n", "\n"
 
 
