@@ -20,7 +20,7 @@ class TrainingOutput(BaseModel):
 
 
 async def train(
-    train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv or .parquet, by URL or upload."),
+    train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv, .parquet or .txt, by URL or upload."),
     base_model: str = Input(
         default="", description="A base in weights/, or a hub id that the server allows; empty: the only one there is."
     ),

@@ -1,8 +1,8 @@
-"""Files of rows: .json, .jsonl, .csv and .parquet, each to numbered rows.
+"""Files of rows: .json, .jsonl, .csv, .parquet and .txt, each to numbered rows.
 
 Numbers are 1-based: the element of a JSON array, the line of a .jsonl file, the record below the header of a .csv file
-(both count blank ones), the row of a .parquet table. A row that can't be parsed while others can is `Broken`; a file
-that can't be read at all raises UnreadableFile with the place.
+(both count blank ones), the row of a .parquet table, the line on which a passage of a .txt file begins. A row that
+can't be parsed while others can is `Broken`; a file that can't be read at all raises UnreadableFile with the place.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.plain_text import passages
 from alpaca.data.shapes import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
 from alpaca.words import names
@@ -207,4 +208,16 @@ def _parquet(path: Path, wanted: Set[str] | None = None) -> Rows:
         raise UnreadableFile(f"{path}: is not a Parquet file that can be read: {error}") from error
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+def _txt(path: Path) -> Rows:
+    text = read_text(path)
+    if (place := text.find("\x00")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise UnreadableFile(
+            f"{path}: is no text: it holds a NUL byte (line {line}). If it is UTF-16: {_convert(path, 'UTF-16LE')}"
+        )
+    return passages(text)
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _txt,
+}  # fmt: skip

@@ -104,7 +104,8 @@ def measure(
         notes["sweep"] = [subject.tuned.unscaled]
     samples = [_sample(answer) for answer in asked if answer.question.topic == DOMAIN]
     drift = _drift(domain, general, asked, notes)
-    return Measured(**losses, samples=samples, probing=probing(asked), drift=drift, notes=notes)
+    of_text = bool(domain.held_out) and all(row.raw for row in domain.held_out)
+    return Measured(**losses, samples=samples, probing=probing(asked), drift=drift, of_text=of_text, notes=notes)
 
 
 # --- losses -------------------------------------------------------------------------------------------------------

@@ -18,8 +18,8 @@ def reading(found: Findings) -> Html:
     samples, noun = found.measured.samples, found.run.noun
     notes = [paragraph(note, "note") for note in found.measured.notes.get("answers", [])]
     if not samples:
-        return concat([paragraph("There are no answers to read: no rows are held out, or none could be asked.", "note"),
-                       *notes])  # fmt: skip
+        why = "your text has no questions" if found.measured.of_text else "no rows are held out, or none could be asked"
+        return concat([paragraph(f"There are no answers to read: {why}.", "note"), *notes])
     parts = [
         paragraph(f"{plural(len(samples), 'held-out question')}, answered by the base and by the {noun}. Nobody has "
                   "judged whether the answers are true: only you can. The most doubtful one comes first: the one whose "

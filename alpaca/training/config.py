@@ -39,7 +39,7 @@ class FinetuneConfig:
         "", "folder, name under weights/, or hub id of the base; empty: the only one in weights/", path=True
     )
     data_path: str = _option(
-        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set", path=True
+        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet, a plain .txt or a hub data set", path=True
     )
     output_dir: str = _option("lora-alpaca", "where the adapter folder goes", path=True)
     adapter_path: str = _option(
