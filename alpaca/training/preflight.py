@@ -20,6 +20,7 @@ from alpaca.errors import BadBase, BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
+from alpaca.training.teaching import NOTHING_TAUGHT, Teaching
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -110,18 +111,22 @@ def estimate(
     precision: str,
     device: torch.device,
     checkpointing: bool,
+    teaching: Teaching = NOTHING_TAUGHT,
 ) -> Estimate:
     """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
-    backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
+    backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only.
+    `teaching`: what the base reads once more."""
     config = model_config(base).to_dict()
     head = config["vocab_size"] * config["hidden_size"]
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
-    flop = (6 if checkpointing else 4) * count_layer_weights(base) * tokens + 4 * head * labels
+    weights = count_layer_weights(base)
+    flop = (6 if checkpointing else 4) * weights * tokens + 4 * head * labels + teaching.flop(weights, head)
     rate = matmul_rate(device, precision)
     memory = (
         weight_bytes(base, precision)
         + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
         + largest * activation_bytes(config, precision, checkpointing) * spread(steps, device)
+        + teaching.memory(largest, config["hidden_size"], 4 if precision == "fp32" else 2)
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
