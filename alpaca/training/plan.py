@@ -30,10 +30,10 @@ from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
-from alpaca.training import disk, preflight, sharded, untrained
+from alpaca.training import disk, preflight, sharded, teaching, untrained
 from alpaca.training.ancestor import OnTop, choose_template, find_on_top, held_out_before
 from alpaca.training.config import FULL_OUTPUT, FinetuneConfig
-from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
+from alpaca.training.forecast import FORWARD, Forecast, evaluation_steps, report_seconds
 from alpaca.training.full import FullTuning
 from alpaca.training.lora import LoraTuning
 from alpaca.training.memory import check_memory, memory_now
@@ -307,27 +307,38 @@ def _replay_lines(plan: Plan) -> list[str]:
 def estimate(plan: Plan) -> preflight.Estimate:
     """The expected memory and time of the run."""
     return preflight.estimate(
-        plan.base, plan.cost, plan.steps, largest=_largest(plan), precision=plan.precision.precision,
-        device=plan.device,
+        plan.base, plan.cost, plan.steps, largest=_tokens(plan, _largest(plan)), precision=plan.precision.precision,
+        device=plan.device, teaching=teaching_of(plan),
     )  # fmt: skip
 
 
 def forecast_of(plan: Plan, expected: preflight.Estimate) -> Forecast:
     """The expected time of the run with all that belongs to it."""
     evaluations = -(-len(plan.steps) // plan.eval_steps)
+    taught, first = teaching_of(plan).tokens, plan.taught[0] if plan.taught else None
     return Forecast(
-        tokens=plan.tokens, trial_tokens=_largest(plan), validation_tokens=plan.validation_tokens,
+        tokens=plan.tokens, trial_tokens=_tokens(plan, _largest(plan)), validation_tokens=plan.validation_tokens,
         evaluations=evaluations, checkpoints=evaluations,
         checkpoint_bytes=plan.tuning.count() * disk.BYTES_PER_PARAMETER,
         report=report_seconds(plan.config.report_budget, expected.seconds),
-        token_seconds=expected.seconds / max(1, plan.tokens), answer_tokens=plan.answer_tokens,
+        token_seconds=expected.seconds / max(1, plan.tokens + FORWARD * taught), answer_tokens=plan.answer_tokens,
+        taught_tokens=taught, trial_taught=teaching.taught_tokens(_largest(plan), plan.examples, first),
     )  # fmt: skip
 
 
-def _largest(plan: Plan) -> int:
-    """Tokens of the largest micro-batch."""
-    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
-    return max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
+def teaching_of(plan: Plan) -> teaching.Teaching:
+    """What the base reads once more as a teacher."""
+    return teaching.teaching_of(plan.steps, plan.examples, plan.taught[0] if plan.taught else None)
+
+
+def _largest(plan: Plan) -> Pack:
+    """The largest micro-batch."""
+    packs = (preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes()))
+    return max(packs, key=lambda pack: _tokens(plan, pack))
+
+
+def _tokens(plan: Plan, pack: Pack) -> int:
+    return sum(len(plan.examples[index]) for index in pack)
 
 
 def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:

@@ -20,6 +20,7 @@ from alpaca.errors import BadBase, BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
+from alpaca.training.teaching import NOTHING_TAUGHT, Teaching
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -124,17 +125,27 @@ class Estimate:
 
 
 def estimate(
-    base: Path, cost: Cost, steps: Sequence[Step], *, largest: int, precision: str, device: torch.device
+    base: Path,
+    cost: Cost,
+    steps: Sequence[Step],
+    *,
+    largest: int,
+    precision: str,
+    device: torch.device,
+    teaching: Teaching = NOTHING_TAUGHT,
 ) -> Estimate:
-    """Estimate a run whose largest micro-batch has `largest` tokens; the head counts for labelled tokens only."""
+    """Estimate a run whose largest micro-batch has `largest` tokens; the head counts for labelled tokens only.
+    `teaching`: what the base reads once more."""
     config = model_config(base).to_dict()
     head = config["vocab_size"] * config["hidden_size"]
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
-    flop = cost.flop * count_layer_weights(base) * tokens + cost.head_flop * head * labels
+    weights = count_layer_weights(base)
+    flop = cost.flop * weights * tokens + cost.head_flop * head * labels + teaching.flop(weights, head)
     rate = matmul_rate(device, precision)
     memory = (
         cost.held
         + largest * cost.activations * spread(steps, device)
+        + teaching.memory(largest, config["hidden_size"], 4 if precision == "fp32" else 2)
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
