@@ -11,14 +11,15 @@ from typing import Any
 
 from alpaca.adapter.base_template import base_template
 from alpaca.adapter.card import Card, read_card
+from alpaca.base.ends import end_ids
 from alpaca.base.find import resolve_base
-from alpaca.base.headers import embedding_rows, fingerprint
+from alpaca.base.headers import fingerprint
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import BadSetting, ExportRefused
-from alpaca.export.chat_template import chat_template
 from alpaca.export.weights import MergedWeights, Strength
 from alpaca.progress import Say
 from alpaca.prompts.find import load_template
+from alpaca.prompts.jinja import begins_with_bos, chat_template
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.composition import Composition, parse_composition
@@ -83,7 +84,7 @@ def leaving(base_model: str | None, adapter: str, scale: float, template_name: s
     jinja = chat_template(template, begins_with_bos=begins_with_bos(tokenizer))
     name = plain_name("-".join(map(_called, strengths)), "adapter") if strengths else plain_name(base.name, "base")
     held = tuple(adapter for adapter, _ in found)
-    return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template), held)
+    return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template.turn_end), held)
 
 
 def _template(adapters: Sequence[Adapter], wanted: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
@@ -101,25 +102,8 @@ def _template(adapters: Sequence[Adapter], wanted: str, base: Path, tokenizer: A
     return template, f"{card}{why}"
 
 
-def end_ids(base: Path, tokenizer: Any, template: Template) -> tuple[int, ...]:
-    """The tokens that end an answer here: EOS, the template's turn end, and those that the base's settings name."""
-    from transformers import GenerationConfig
-
-    ids = [tokenizer.eos_token_id, template.turn_end]
-    if (base / "generation_config.json").is_file():
-        named = GenerationConfig.from_pretrained(str(base)).eos_token_id
-        ids += named if isinstance(named, list) else [named]
-    rows = embedding_rows(base, len(tokenizer))
-    return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < rows))
-
-
 def _called(used: Strength) -> str:
     return used.name if used.scale == 1 else f"{used.name}-{used.scale:g}"
-
-
-def begins_with_bos(tokenizer: Any) -> bool:
-    """Whether the tokenizer puts BOS in front of every text."""
-    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
 
 
 def plain_name(text: str, otherwise: str) -> str:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alpaca.adapter.card import CARD, Card
+from alpaca.base.ends import end_ids
 from alpaca.base.headers import count_layer_weights, count_weights, tensor_entries
 from alpaca.base.precision import Choice, native_precision
 from alpaca.base.skeleton import model_config
+from alpaca.convert.model_folder import STORED, TEMPLATE, TOKENIZER, write_settings, write_tokenizer, write_weights
 from alpaca.convert.safetensors_writer import TensorPlan
 from alpaca.errors import ExportRefused, VerificationFailed
-from alpaca.export.chat_template import chat_template
-from alpaca.export.hf_folder import STORED, TEMPLATE, TOKENIZER, write_settings, write_tokenizer, write_weights
-from alpaca.export.leaving import begins_with_bos, end_ids
 from alpaca.prompts.chat import ChatTemplate
+from alpaca.prompts.jinja import begins_with_bos, chat_template
 from alpaca.prompts.template import Template
 from alpaca.training import preflight
 from alpaca.training.config import FinetuneConfig
@@ -127,7 +127,7 @@ class FullTuning:
         """Weights in the precision that they were computed with, in files of at most 5 GB."""
         plans = [TensorPlan(name, tuple(tensor.shape), STORED[held.precision]) for name, tensor in state.items()]
         write_weights(plans, lambda names: (_stored(state[name], held.precision) for name in names), folder, "model")
-        write_settings(held.base, tokenizer, end_ids(held.base, tokenizer, template), held.precision, folder)
+        write_settings(held.base, tokenizer, end_ids(held.base, tokenizer, template.turn_end), held.precision, folder)
         write_tokenizer(held.base, tokenizer, _jinja(template, tokenizer), folder)
 
     def verify(self, model: PackedModel, state: Mapping[str, Tensor], folder: Path, held: Held, prompt: list[int], *,
