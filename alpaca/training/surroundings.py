@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from alpaca.adapter.card import CARD
+from alpaca.adapter.folder import ASIDE
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import BadSetting
 from alpaca.progress import is_main_process
@@ -27,7 +28,8 @@ def check_output(config: FinetuneConfig) -> None:
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
-    if (output / "config.json").exists() and not (output / CARD).exists():
+    half_in_place = (output / ASIDE).is_dir()  # a run was killed there
+    if (output / "config.json").exists() and not (output / CARD).exists() and not half_in_place:
         raise BadSetting(
             f"output_dir is {config.output_dir!r}, which holds a model that no fine-tune made and that would be moved "
             f"away: give the {'model' if config.finetuning_type == 'full' else 'adapter'} a folder of its own"
