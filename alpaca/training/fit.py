@@ -20,10 +20,10 @@ from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
 from alpaca.packed.taught import TaughtModel
 from alpaca.progress import Say, is_main_process, processes
-from alpaca.training.ancestor import put_on_top
 from alpaca.training.checkpoints import find_checkpoint, latest_run
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.familiarity import measure_familiarity
+from alpaca.training.frozen import put_on_top
 from alpaca.training.output_folder import begin_run, complete_promotion, promote
 from alpaca.training.own_answers import answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers

@@ -23,7 +23,8 @@ from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import VerificationFailed
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
-from alpaca.training.ancestor import activate, on_top_of
+from alpaca.training.ancestor import on_top_of
+from alpaca.training.frozen import activate
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
