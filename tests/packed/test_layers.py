@@ -235,8 +235,8 @@ def test_several_adapters_in_effect_are_one_of_all_their_ranks(tiny_base: Path) 
     for lean in (True, False):
         torch.manual_seed(3)
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-        made = (lean_lora if lean else lambda config: config)(LoraConfig(**LORA, init_lora_weights=False))
-        model: Any = get_peft_model(make_lean(base) if lean else base, made)
+        made = LoraConfig(**LORA, init_lora_weights=False)
+        model: Any = get_peft_model(make_lean(base), lean_lora(made)) if lean else get_peft_model(base, made)
         other = {**LORA, "r": 5, "target_modules": ["v_proj", "o_proj", "down_proj"], "init_lora_weights": False}
         model.add_adapter("other", LoraConfig(**other))
         model.base_model.set_adapter(["other", "default"])
