@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from alpaca.adapter.ancestry import (
@@ -20,7 +20,7 @@ from alpaca.adapter.ancestry import (
     is_plain_name,
 )
 from alpaca.adapter.card import Card, read_card
-from alpaca.adapter.folder import WEIGHTS, AdapterFiles, BaseShape, load_adapter, load_tensors
+from alpaca.adapter.folder import WEIGHTS, AdapterFiles, BaseShape
 from alpaca.adapter.head_copy import HEAD
 from alpaca.adapter.lora_config import LoraSpec
 from alpaca.base.load import load_tokenizer
@@ -35,11 +35,6 @@ from alpaca.serving.roots import ARCHIVES
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.preflight import resolve_targets
 from alpaca.words import joined, tagged
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-TRAINED = "default"  # PEFT's name for the adapter that is trained
 
 
 @dataclass(frozen=True)
@@ -286,34 +281,6 @@ def on_top_of(card: Card) -> str:
     together = joined(f"`{needed.name}`" for needed in asked_together(ancestor))
     belongs = f" It belongs together with {together}: ask for both in one answer." if together else ""
     return f"\nIt was trained on top of an adapter: {ancestor.line()}.{belongs}\n"
-
-
-# --- the model ----------------------------------------------------------------------------------------------------
-def put_on_top(peft: PeftModel, on_top: OnTop) -> None:
-    """Give the adapter that is trained the weights it goes on with, and put the frozen ones beside it."""
-    from peft import set_peft_model_state_dict
-
-    if on_top.continued is not None:
-        set_peft_model_state_dict(peft, load_tensors(on_top.continued))
-    trained = [weight for weight in peft.parameters() if weight.requires_grad]
-    for name, files in zip(frozen_names(on_top), on_top.frozen, strict=True):
-        load_adapter(peft, files, name=name)  # type: ignore[arg-type]
-    activate(peft, on_top, TRAINED)
-    peft.requires_grad_(False)
-    for weight in trained:
-        weight.requires_grad_(True)
-    peft.train()
-
-
-def frozen_names(on_top: OnTop | None) -> list[str]:
-    """What PEFT calls the adapters that stay as they are."""
-    return [] if on_top is None else [f"frozen_{number}" for number in range(len(on_top.frozen))]
-
-
-def activate(peft: PeftModel, on_top: OnTop | None, name: str) -> None:
-    """Let the adapter called `name` answer, together with the frozen ones."""
-    tuner: Any = peft.base_model
-    tuner.set_adapter([*frozen_names(on_top), name])
 
 
 def _unsaid(line: str) -> None:

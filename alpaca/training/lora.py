@@ -16,8 +16,9 @@ from alpaca.base.precision import Choice, choose_precision
 from alpaca.errors import VerificationFailed
 from alpaca.prompts.template import Template
 from alpaca.training import preflight
-from alpaca.training.ancestor import OnTop, activate, put_on_top
+from alpaca.training.ancestor import OnTop
 from alpaca.training.config import FinetuneConfig
+from alpaca.training.frozen import activate, put_on_top
 from alpaca.training.served import serving_notes
 from alpaca.training.tuning import Held, check_logits
 

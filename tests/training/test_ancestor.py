@@ -18,6 +18,12 @@ from alpaca.adapter.archive import pack
 from alpaca.adapter.card import Card, read_card
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.errors import AlpacaError, BadCheckpoint
+from alpaca.evaluation.losses import open_model, row_losses
+from alpaca.evaluation.measure import open_subject
+from alpaca.evaluation.on_top import on_top_of
+from alpaca.evaluation.sets import find_domain
+from alpaca.prompts.encode import encode_examples
+from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.composition import Composition, Part
 from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
@@ -164,6 +170,37 @@ def test_the_engine_answers_as_the_training_left_both(
         engine.close()
     assert answers == by_peft("a", "b")
     assert answers not in (by_peft("a"), by_peft("b"))
+
+
+def test_the_report_measures_both_together_and_says_so(
+    tiny_base: Path, more_rows: Path, lora_a: Path, lora_b: Path
+) -> None:
+    subject = open_subject(lora_b, tiny_base, "fp32")
+    assert subject.adapters == [lora_b, lora_a]
+    card = card_of(lora_b)
+    held_out = find_domain(card, str(more_rows)).held_out
+    rows = encode_examples(subject.tokenizer, subject.template, held_out, cutoff_len=subject.cutoff_len).examples
+    model = open_model(subject.files, tiny_base, "fp32", subject.device, subject.beside)
+    assert row_losses(model, rows).mean == pytest.approx(card.losses["validation_after"], abs=1e-4)
+    first, measured, losses = on_top_of("lora-b", card)
+    assert first.startswith("On top of lora-a: lora-b was trained beside lora-a (weights ")
+    assert measured.startswith("What is measured is lora-b and lora-a in one answer, against the base")
+    assert "lora-a alone had a loss of " in losses
+
+
+def test_asked_without_the_other_it_is_served_and_the_log_says_so(tiny_base: Path, lora_a: Path, lora_b: Path) -> None:
+    said: list[str] = []
+    store = AdapterStore(tiny_base, load_tokenizer(tiny_base), roots=(lora_a.parent,), say=said.append)
+    first, second = store.find("lora-a"), store.find("lora-b")
+    assert [ancestor.name for ancestor in second.beside] == ["lora-a"]
+    store.notice_alone([second, first])
+    store.notice_alone([first])
+    assert not any("warning" in line for line in said)
+    store.notice_alone([second])
+    store.notice_alone([second])
+    (warning,) = [line for line in said if line.startswith("warning")]
+    assert "adapter lora-b was trained beside lora-a (weights " in warning
+    assert warning.endswith("Ask for them together: lora-a+lora-b")
 
 
 # --- exact resumption ---------------------------------------------------------------------------------------------
