@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,91 @@ def test_the_network_policy_keeps_private_addresses_out_of_reach(name: str) -> N
     assert reached("93.184.216.34")
     private = ["10.0.0.1", "127.0.0.1", "169.254.169.254", "172.31.0.1", "192.168.1.1", "100.100.100.200", "fd00::1"]
     assert not [address for address in private if reached(address)]
+
+
+# --- training on several machines ---------------------------------------------------------------------------------
+JOB = "kubernetes-job.yaml"
+
+
+def launched(given: list[str]) -> tuple[Any, Any]:
+    """What torchrun and finetune.py understand of a command's words. Each refuses a word that it doesn't take."""
+    from torch.distributed.run import get_args_parser
+
+    from alpaca.training.cli import read_settings
+
+    launch = get_args_parser().parse_args(given)
+    script = launch.training_script
+    assert script == "finetune.py"
+    return launch, read_settings(launch.training_script_args)
+
+
+def job_pod() -> dict[str, Any]:
+    return of_kind(JOB, "Job")["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_knows_every_field_of_the_job(version: str) -> None:
+    kinds = [resource["kind"] for resource in resources(JOB)]
+    assert kinds == ["Service", "PersistentVolumeClaim", "Job", "NetworkPolicy"]
+    for resource in resources(JOB):
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+def test_the_pods_of_the_job_find_each_other_and_only_each_other() -> None:
+    spec, service = of_kind(JOB, "Job")["spec"], of_kind(JOB, "Service")
+    labels = spec["template"]["metadata"]["labels"]
+    assert service["spec"]["clusterIP"] == "None" and service["spec"]["selector"] == labels
+    assert job_pod()["subdomain"] == service["metadata"]["name"]
+    one = job_pod()["containers"][0]
+    assert one["args"][:3] == ["python", "-m", "torch.distributed.run"]
+    launch, config = launched([word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in one["args"][3:]])
+    assert launch.nnodes == str(spec["completions"]) == str(spec["parallelism"]) and launch.node_rank == 1
+    assert launch.master_addr == f"{of_kind(JOB, 'Job')['metadata']['name']}-0.{service['metadata']['name']}"
+    assert launch.master_port == one["ports"][0]["containerPort"]
+    assert launch.nproc_per_node == str(one["resources"]["limits"]["nvidia.com/gpu"])
+    assert config.resume_from_checkpoint == "auto" and config.output_dir.startswith("/output/")
+    policy = of_kind(JOB, "NetworkPolicy")["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": labels}}]}]
+
+
+def test_the_jobs_pods_may_do_no_more_than_they_must() -> None:
+    own, whole = job_pod()["containers"][0]["securityContext"], job_pod()["securityContext"]
+    assert own["capabilities"] == {"drop": ["ALL"]} and own["readOnlyRootFilesystem"] is True
+    assert own["allowPrivilegeEscalation"] is False and job_pod()["automountServiceAccountToken"] is False
+    assert whole["runAsNonRoot"] and whole["seccompProfile"] == {"type": "RuntimeDefault"}
+    mounted = {mount["name"] for mount in job_pod()["containers"][0]["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in job_pod()["volumes"]}
+
+
+def test_skypilots_task_starts_a_process_for_each_gpu_with_options_that_exist() -> None:
+    task = yaml.safe_load(read("skypilot.yaml"))
+    assert task.keys() <= {"name", "num_nodes", "workdir", "resources", "envs", "file_mounts", "setup", "run"}
+    variables = task["envs"] | {
+        "SKYPILOT_NUM_NODES": str(task["num_nodes"]),
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_GPUS_PER_NODE": task["resources"]["accelerators"].split(":")[1],
+    }
+    program = task["run"].replace(".venv/bin/torchrun", "printf '%s\\n'")  # the words that it is started with
+    said = subprocess.run(["bash", "-euc", program], env=os.environ | variables, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    launch, config = launched(said.stdout.splitlines())
+    assert (launch.nnodes, launch.node_rank, launch.nproc_per_node, launch.master_addr) == ("2", 1, "8", "10.0.0.1")
+    assert config.output_dir == "/output/lora-mine" and "/output" in task["file_mounts"]
+    assert config.resume_from_checkpoint == "auto" and config.base_model == task["envs"]["BASE_MODEL"]
+    assert (ROOT / task["envs"]["DATA_PATH"]).is_file()
+    assert subprocess.run(["bash", "-n"], input=task["setup"], text=True).returncode == 0
+
+
+def test_accelerate_takes_the_settings_for_fsdp2() -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(DEPLOY / "fsdp2.yaml"))  # it refuses a key that it does not know
+    assert config.num_machines == 2 and config.fsdp_config["fsdp_version"] == 2
+    taken = {action.dest for action in launch_command_parser()._actions}
+    assert config.fsdp_config.keys() <= taken
 
 
 # --- Compose ------------------------------------------------------------------------------------------------------
