@@ -83,7 +83,8 @@ class Check:
     def advice(self) -> str:
         """What to do next, in one line."""
         if self.unfit() and not self.trainable:
-            return "Give a file with rows of {instruction, input, output} or {messages}, each with an answer."
+            shapes = "{instruction, input, output} or {messages}"
+            return f"Give a file with rows of {shapes}, each with an answer, or a .txt file that holds text."
         if self.scan.faults:
             return "Correct the rows named below, or let --fix OUT.jsonl write a file without them."
         if self.unfit():

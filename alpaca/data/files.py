@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Set
 from pathlib import Path
@@ -24,6 +25,7 @@ Rows = Iterable[tuple[int, object]]
 BOM, MARK = b"\xef\xbb\xbf", "\ufeff"
 UNREAD = "(not read)"  # in place of a value of a column that nobody asked for
 SPREADSHEET = "save it as CSV UTF-8 and give that"
+JSON_ROWS = re.compile(r'\s*\[?\s*\{\s*"')
 ADVICE = dict.fromkeys((".gz", ".zip", ".zst", ".xz", ".bz2", ".tar"), "unpack it first")
 ADVICE |= dict.fromkeys((".xlsx", ".xls", ".ods"), SPREADSHEET)
 
@@ -210,6 +212,8 @@ def _parquet(path: Path, wanted: Set[str] | None = None) -> Rows:
 
 def _txt(path: Path) -> Rows:
     text = read_text(path)
+    if JSON_ROWS.match(text):  # an upload whose type said no more than "text"
+        return _jsonl(path)
     if (place := text.find("\x00")) >= 0:
         line = text.count("\n", 0, place) + 1
         raise UnreadableFile(

@@ -139,6 +139,14 @@ def test_what_is_no_text_is_refused_with_its_place(content: bytes, said: str, tm
         read_examples(write(tmp_path / "a.txt", content))
 
 
+def test_rows_under_the_name_of_a_text_are_rows(tmp_path: Path) -> None:
+    row = '{"instruction": "a", "output": "b"}'
+    for text in (row, f"[\n {row}\n]"):
+        assert read_examples(write(tmp_path / "a.txt", text)).examples == [Example.single("a", "", "b", row=1)]
+    for text in ("[1] A footnote.", "{note} Hay"):
+        assert read_examples(write(tmp_path / "a.txt", text)).examples[0].raw
+
+
 def test_a_folder_of_that_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(UnsupportedFile, match="is a folder"):
