@@ -20,7 +20,7 @@ class TrainingOutput(BaseModel):
 
 
 async def train(
-    train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv or .parquet, by URL or upload."),
+    train_data: Path = Input(description="Rows to train on: .json, .jsonl, .csv, .parquet or .txt, by URL or upload."),
     base_model: str = Input(
         default="", description="A base in weights/, or a hub id that the server allows; empty: the only one there is."
     ),
@@ -73,6 +73,9 @@ async def train(
     lora_target_modules: str = Input(default="all-linear", description="all-linear, or names: q_proj,v_proj"),
     use_rslora: bool = Input(default=False, description="Scale by lora_alpha over the square root of lora_r."),
     use_dora: bool = Input(default=False, description="Train magnitude and direction apart; slower."),
+    new_adapter: bool = Input(
+        default=False, description="With adapter: train a second one beside it, to be asked together with it."
+    ),
     quantization: str = Input(
         default="auto", choices=["auto", "bf16", "fp32", "int8", "nf4"], description="How the base is held in memory."
     ),
@@ -86,6 +89,10 @@ async def train(
     seed: int = Input(default=42, ge=0, le=4294967295, description="The same seed and data give the same adapter."),
     validation_data: Optional[Path] = Input(
         default=None, description="More rows to validate on, by URL or upload; their loss is reported apart."
+    ),
+    adapter: Optional[str] = Input(
+        default=None,
+        description="An adapter to go on with: the https URL of an archive, or the archive as a data: URL.",
     ),
     hf_token: Optional[Secret] = Input(
         default=None, description="A token of the hub, for a base that is gated there. It is not kept."

@@ -89,13 +89,20 @@ def _bar(what: str, total: int, unit: str) -> Any:
 
 
 def _so_far(done: int, total: int, unit: str, seconds: float) -> str:
-    rate = done / seconds
-    speed = f"{_amount(rate, unit)}/s"
+    speed = f", {_speed(done, unit, seconds)}" if done else ""
     if not total:
-        return f"{_amount(done, unit)}, {speed}"
+        return f"{_amount(done, unit)}{speed}"
     number = size_text(done) if unit == BYTES else f"{done:,}"
-    left = f", {max(0, total - done) / rate:,.0f} s left" if done else ""
-    return f"{number} of {_amount(total, unit)}, {speed}{left}"
+    left = f", {max(0, total - done) * seconds / done:,.0f} s left" if done else ""
+    return f"{number} of {_amount(total, unit)}{speed}{left}"
+
+
+def _speed(done: int, unit: str, seconds: float) -> str:
+    """How many in a second, or, where one takes longer than that, how many seconds it takes."""
+    if unit == BYTES or done >= seconds:
+        return f"{_amount(done / seconds, unit)}/s"
+    each = seconds / done
+    return f"{each:,.{1 if each < 10 else 0}f} s/{unit}"
 
 
 def _amount(count: float, unit: str) -> str:

@@ -2,7 +2,6 @@
 
     python benchmarks/forgetting.py --seeds 3 --keep runs     the table of docs/benchmarks.md, on both sets
     python benchmarks/forgetting.py --sets alpacas --ways unprotected defaults
-    python benchmarks/forgetting.py --ways defaults --learning_rates 0.7 1 1.5
     python benchmarks/forgetting.py --num_epochs 0.2          a quick look
 
 Each way is finetune.py with the options named below and no others. Each report is python -m alpaca.evaluation,
@@ -31,9 +30,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from alpaca.base.headers import read_config  # noqa: E402
 from alpaca.paths import CACHE, cache_home  # noqa: E402
-from alpaca.training.preflight import default_learning_rate  # noqa: E402
 
 SETS = {"alpacas": "data/alpacas.jsonl", "insurance_zh": "data/insurance_zh.jsonl"}
 PLAIN = "unprotected"
@@ -126,26 +123,12 @@ def show(name: str, found: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
         print(f"{figure:28}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
-def ways_of(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The ways that were asked for; with several learning rates each of them at each rate."""
-    chosen = {way: WAYS[way] for way in options.ways}
-    if not options.learning_rates:
-        return chosen
-    rate = default_learning_rate(read_config(Path(options.base_model))["hidden_size"])
-    return {
-        f"{way}, {factor:g} x rate": [*given, "--learning_rate", f"{factor * rate:.3g}"]
-        for way, given in chosen.items()
-        for factor in options.learning_rates
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--base_model", default="weights/smollm2-135m-instruct", help="default: %(default)s")
     parser.add_argument("--sets", nargs="+", default=list(SETS), metavar="SET", help=f"{', '.join(SETS)}, or files")
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="42, 43, … (default: %(default)s)")
-    parser.add_argument("--learning_rates", type=float, nargs="+", metavar="FACTOR", help="of the default rate")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where adapters and reports stay")
     parser.add_argument("--num_epochs", type=float, default=3.0, help="of each fine-tune (default: %(default)s)")
     options = parser.parse_args()
@@ -154,11 +137,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name in options.sets:
             found: dict[str, list[dict[str, float]]] = {}
-            for way, given in ways_of(options).items():
+            for way in options.ways:
                 for seed in range(42, 42 + options.seeds):
                     adapter = folder / "-".join([Path(name).stem, *way.replace(",", "").split(), str(seed)])
                     more = ["--seed", str(seed), "--num_epochs", f"{options.num_epochs:g}"]
-                    result = run(SETS.get(name, name), given, options.base_model, adapter, more)
+                    result = run(SETS.get(name, name), WAYS[way], options.base_model, adapter, more)
                     found.setdefault(way, []).append(result)
             show(name, found)
 

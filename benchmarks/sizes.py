@@ -29,7 +29,7 @@ from alpaca.base.precision import weight_bytes  # noqa: E402
 from alpaca.serving.cache import plan_cache  # noqa: E402
 from alpaca.serving.decoder import longest_context  # noqa: E402
 from alpaca.serving.limits import COLUMNS, bytes_per_column  # noqa: E402
-from alpaca.training.preflight import GPU_BUDGET, estimate, resolve_targets  # noqa: E402
+from alpaca.training.preflight import GPU_BUDGET, estimate, lora_cost, resolve_targets  # noqa: E402
 
 GPU = torch.device("cuda")  # named only: what is asked about it computes sizes
 ELSEWHERE = torch.device("meta")  # no CPU either, and products on it cost nothing: estimate() measures their speed
@@ -131,7 +131,12 @@ def sizes(model: Published) -> Sizes:
         spec = LoraSpec(r=16, lora_alpha=32, target_modules=resolve_targets(folder, ["all-linear"]))
         training = {
             (precision, again): estimate(
-                folder, spec, [], largest=GPU_BUDGET, precision=precision, device=ELSEWHERE, checkpointing=again
+                folder,
+                lora_cost(folder, spec, precision, again),
+                [],
+                largest=GPU_BUDGET,
+                precision=precision,
+                device=ELSEWHERE,
             ).memory
             for precision, again in (("bf16", False), ("bf16", True), ("nf4", True))
         }

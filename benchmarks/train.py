@@ -3,6 +3,7 @@
     python benchmarks/train.py                     the table of docs/benchmarks.md
     python benchmarks/train.py --budgets 512,1024  our trainer under several token budgets
     python benchmarks/train.py --rivals            our trainer and TRL's padding-free one (make rivals installs it)
+    python benchmarks/train.py --full              all weights: our trainer and transformers' own
 
 Each contender runs in a process of its own, one after another, so that its peak memory is its own. Ratios are what
 counts: a machine's speed changes from hour to hour, and all contenders of a run see the same hour.
@@ -27,18 +28,24 @@ sys.path.insert(0, str(ROOT))
 if TYPE_CHECKING:
     from alpaca.training.plan import Plan
 
+WHOLE = "all weights"
 PADDED = 256  # what the seed's recipe pads and cuts every row to
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to train: `recipe` is seed, dynamic, packed or trl."""
+    """One way to train: `recipe` is seed, dynamic, packed or trl. `targets`: the layers that LoRA adapts, or WHOLE."""
 
     name: str
     recipe: str
     precision: str
     targets: str = "q_proj,v_proj"
     budget: int | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights are trained."""
+        return self.targets == WHOLE
 
 
 CONTENDERS = [
@@ -52,6 +59,13 @@ RIVALS = [
     Contender("TRL, padding-free, bf16", "trl", "bf16"),
     Contender("packed, bf16", "packed", "bf16"),
     Contender("TRL, padding-free, bf16, LoRA on all linear layers", "trl", "bf16", "all-linear"),
+    Contender("packed, bf16, LoRA on all linear layers", "packed", "bf16", "all-linear"),
+]
+
+
+ALL_WEIGHTS = [
+    Contender("Trainer, dynamic padding, bf16, all weights", "dynamic", "bf16", WHOLE),
+    Contender("packed, bf16, all weights", "packed", "bf16", WHOLE),
     Contender("packed, bf16, LoRA on all linear layers", "packed", "bf16", "all-linear"),
 ]
 
@@ -71,10 +85,14 @@ def make_bench_plan(contender: Contender, options: argparse.Namespace, work: str
 
     settings: dict[str, Any] = {
         "base_model": options.base_model, "data_path": options.data_path, "output_dir": work, "batch_size": 16,
-        "learning_rate": 3e-4, "cutoff_len": 512, "val_set_size": 32, "prompt_template_name": "alpaca", "lora_r": 8,
-        "lora_alpha": 16, "quantization": contender.precision, "micro_batch_tokens": contender.budget,
-        "lora_target_modules": contender.targets.split(","), "eval_steps": 10**6, "skip_bad_rows": True,
+        "cutoff_len": 512, "val_set_size": 32, "prompt_template_name": "alpaca", "quantization": contender.precision,
+        "micro_batch_tokens": contender.budget, "eval_steps": 10**6, "skip_bad_rows": True, "replay_ratio": 0,
     }  # fmt: skip
+    if contender.whole:
+        settings |= {"finetuning_type": "full", "learning_rate": 3e-5}
+    else:
+        lora = {"lora_r": 8, "lora_alpha": 16, "lora_target_modules": contender.targets.split(",")}
+        settings |= lora | {"learning_rate": 3e-4}
     one_epoch = make_plan(FinetuneConfig(**settings), lambda _: None)
     epochs = options.steps / one_epoch.steps_per_epoch
     return make_plan(FinetuneConfig(**settings, num_epochs=epochs), lambda _: None)
@@ -93,23 +111,33 @@ def run_packed(plan: Plan) -> dict[str, float]:
     return {"seconds": seconds, "tokens": sum(s.tokens for s in plan.steps), "loss": trainer.validation_loss()}
 
 
+def plain_model(plan: Plan) -> Any:
+    """The base with PEFT's LoRA; or in fp32, all of it open to gradients, which `bf16=True` of transformers' Trainer
+    computes with in bf16."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from alpaca.base.load import load_model
+    from alpaca.training.preflight import resolve_targets
+
+    if plan.config.finetuning_type == "full":
+        return load_model(plan.base, "fp32", plan.device).requires_grad_(True)
+    model = load_model(plan.base, plan.precision.precision, plan.device)
+    lora = LoraConfig(
+        r=plan.config.lora_r, lora_alpha=int(plan.config.lora_alpha), task_type="CAUSAL_LM",
+        target_modules=list(resolve_targets(plan.base, plan.config.lora_target_modules)),
+    )  # fmt: skip
+    torch.manual_seed(plan.config.seed)
+    return get_peft_model(model, lora)
+
+
 def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str, float]:
     """transformers' Trainer as it comes: micro-batches of 4 rows, padded to `pad_to` or to the longest of the four."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainingArguments
 
-    from alpaca.base.load import load_model
-
-    config = plan.config
-    model = load_model(plan.base, plan.precision.precision, plan.device)
-    lora = LoraConfig(
-        r=config.lora_r, lora_alpha=int(config.lora_alpha), target_modules=list(plan.spec.target_modules),
-        task_type="CAUSAL_LM",
-    )  # fmt: skip
-    torch.manual_seed(config.seed)
-    peft = get_peft_model(model, lora)
-    examples = plan.examples
+    config, examples = plan.config, plan.examples
+    model = plain_model(plan)
     rows = [as_row(examples[i], pad_to, all_tokens) for step in plan.steps for i in step.examples]
 
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -129,16 +157,17 @@ def run_padded(plan: Plan, *, pad_to: int | None, all_tokens: bool) -> dict[str,
         learning_rate=plan.learning_rate[0], lr_scheduler_type="cosine", warmup_steps=plan.warmup_steps,
         weight_decay=0.0, max_grad_norm=1.0, save_strategy="no", report_to="none", use_cpu=plan.device.type == "cpu",
         remove_unused_columns=False, disable_tqdm=True, seed=config.seed,
+        bf16=config.finetuning_type == "full" and plan.precision.precision == "bf16",
     )  # fmt: skip
-    trainer = InOrder(peft, arguments, train_dataset=rows, data_collator=collate)
+    trainer = InOrder(model, arguments, train_dataset=rows, data_collator=collate)
     started = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - started
-    peft.eval()
+    model.eval()
     return {
         "seconds": seconds,
         "tokens": sum(sum(row["attention_mask"]) for row in rows),
-        "loss": held_out_loss(peft, [as_row(example) for example in plan.validation.examples], plan.device),
+        "loss": held_out_loss(model, [as_row(example) for example in plan.validation.examples], plan.device),
     }
 
 
@@ -195,9 +224,11 @@ def in_own_process(number: int, options: argparse.Namespace) -> dict[str, float]
 
 
 def contenders(options: argparse.Namespace) -> list[Contender]:
-    """The four of the table, ours and TRL's, or ours under several budgets."""
+    """The four of the table, ours and TRL's, those of all weights, or ours under several budgets."""
     if options.rivals:
         return RIVALS
+    if options.full:
+        return ALL_WEIGHTS
     if not options.budgets:
         return CONTENDERS
     budgets = [int(budget) for budget in options.budgets.split(",")]
@@ -211,6 +242,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8, help="optimizer steps of 16 examples")
     parser.add_argument("--budgets", default="", help="compare token budgets of our trainer instead")
     parser.add_argument("--rivals", action="store_true", help="compare our trainer with TRL's instead")
+    parser.add_argument("--full", action="store_true", help="compare ways to train all weights instead")
     parser.add_argument("--contender", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.contender is not None:

@@ -45,6 +45,18 @@ def test_other_things_than_bytes_are_counted_too(lines: list[str]) -> None:
     )  # fmt: skip
 
 
+def test_work_that_takes_seconds_for_each_says_how_many(lines: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 40.0, 50.0, 51.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with progress("rows", 6, "row", lines.append, more=lambda: "1 rejected") as advance:
+        advance(0)
+        advance(4)
+    matches(
+        lines, r"rows \(6 rows\)", r"rows: 0 of 6 rows; 1 rejected",
+        r"rows: 4 of 6 rows, 12 s/row, 25 s left; 1 rejected", r"rows: done, 4 rows in 51\.0 s",
+    )  # fmt: skip
+
+
 def test_work_without_a_known_end_says_how_much_is_done(lines: list[str]) -> None:
     with progress("fetching", 0, say=lines.append) as advance:
         advance(0)

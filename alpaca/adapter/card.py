@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alpaca.adapter.ancestry import Ancestor, parse_ancestor
 from alpaca.adapter.lora_config import MAX_JSON_BYTES, read_json_file
 from alpaca.errors import BadAdapter, WrongBase
 
@@ -28,8 +29,14 @@ class Card:
     versions: dict[str, str] = field(default_factory=dict)
     losses: dict[str, Any] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
+    ancestor: dict[str, Any] = field(default_factory=dict)  # what it was trained on top of: alpaca.adapter.ancestry
     created: str = ""
     format: int = 1
+
+    @property
+    def on_top_of(self) -> Ancestor | None:
+        """The adapter that this one was trained on top of, None where there was none."""
+        return parse_ancestor(self.ancestor)
 
     def write(self, folder: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2, allow_nan=False)
@@ -48,6 +55,7 @@ def read_card(folder: Path) -> Card | None:
         if f.name in content or needed:
             _check_field(f.name, content.get(f.name), str(f.type))
     card = Card(**{f.name: content[f.name] for f in dataclasses.fields(Card) if f.name in content})
+    parse_ancestor(card.ancestor)
     if len(card.special_tokens) > 20:
         raise BadAdapter(f"{CARD}: special_tokens has {len(card.special_tokens)} entries; at most 20")
     for name, token in card.special_tokens.items():

@@ -118,6 +118,8 @@ def check_there(folder: Path, name: str | None = None) -> None:
         if not (folder / part).is_file():
             pickled = (folder / "adapter_model.bin").is_file()
             hint = "; adapter_model.bin is pickled and could run code: docs/migrating.md converts it" if pickled else ""
+            if (folder / "config.json").is_file():
+                hint = "; it is a whole model, which is served as a base: BASE_MODEL"
             raise AdapterNotFound(f"{name or folder} has no {part}: it is not an adapter folder{hint}")
 
 

@@ -90,7 +90,7 @@ def weight_bytes(folder: Path, precision: str) -> float:
 
 
 def native_precision(device: torch.device) -> str:
-    """The widest precision that `device` is fast in."""
+    """bf16 where `device` is fast in it, else fp32."""
     import torch
 
     if device.type == "cuda":

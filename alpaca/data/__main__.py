@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
         description="Look at rows before they cost hours of training: faults, copies, odd rows, languages, lengths.",
         allow_abbrev=False,
     )  # fmt: skip
-    out.add_argument("file", metavar="FILE", help=".json, .jsonl, .csv or .parquet, or the id of a data set of the hub")
+    out.add_argument(
+        "file", metavar="FILE", help=".json, .jsonl, .csv, .parquet or .txt, or the id of a data set of the hub"
+    )
     out.add_argument("--base_model", default="", metavar="BASE",
                      help="as for finetune.py; without any base, lengths are characters; one that is named here is "
                           "also asked which answers do not fit their questions")  # fmt: skip
@@ -83,6 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from alpaca.data.scan import scan_rows
 
     scan = scan_rows(options.file, parse_columns(options.columns))
+    if options.fix and scan.is_text:
+        raise BadSetting(f"--fix writes rows, and {options.file} is plain text: correct it in an editor")
     yardstick, why_none = _yardstick(options)
     if scan.rows_read > MANY and sys.stderr.isatty():
         say_aside(f"looking at {scan.rows_read} rows …")

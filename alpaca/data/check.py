@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from alpaca.data.lengths import Lengths, in_characters, in_tokens
 from alpaca.data.report import by_kind
 from alpaca.data.scan import Scan
 from alpaca.data.shapes import SHAPES
-from alpaca.data.suspicions import SIGNS
+from alpaca.data.suspicions import OF_TEXT, SIGNS
 from alpaca.paths import this_python
 from alpaca.prompts.example import Example
 from alpaca.words import joined, numbered_rows, percent, plural, row_list, shown
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from alpaca.data.yardstick import Yardstick
 
 SHOWN_FAULTS, SHOWN_REASONS, SHOWN_LANGUAGES = 10, 3, 12
+SHORTEST_COPY = 100  # characters of a passage of plain text that is not to be there twice
 BELONGING = "Answers and their questions"
 Section = tuple[str, list[str]]
 
@@ -82,12 +83,13 @@ class Check:
     def advice(self) -> str:
         """What to do next, in one line."""
         if self.unfit() and not self.trainable:
-            return "Give a file with rows of {instruction, input, output} or {messages}, each with an answer."
+            shapes = "{instruction, input, output} or {messages}"
+            return f"Give a file with rows of {shapes}, each with an answer, or a .txt file that holds text."
         if self.scan.faults:
             return "Correct the rows named below, or let --fix OUT.jsonl write a file without them."
         if self.unfit():
             return "Raise --cutoff_len, here and when training."
-        if any(finding.mended for finding in self.findings):
+        if any(finding.mended for finding in self.findings) and not self.scan.is_text:
             return "Some of it can be mended by itself: add --fix OUT.jsonl."
         return f"Train: {this_python()} finetune.py --data_path {self.scan.source}"
 
@@ -101,13 +103,18 @@ class Check:
         if self.look is not None and self.trainable:
             parts.append((BELONGING, self._belonging_lines(self.look)))
         if self.trainable:
-            parts += [("Languages of the answers", self._language_lines()), ("Lengths", self._length_lines())]
+            languages = "Languages" if self.scan.is_text else "Languages of the answers"
+            parts += [(languages, self._language_lines()), ("Lengths", self._length_lines())]
         return parts
 
     def _row_lines(self) -> list[str]:
         scan = self.scan
         lines = [f"{scan.rows_read} read, {self.trainable} to train on"]
-        if scan.shapes:
+        if scan.is_text:
+            lines.append(
+                "plain text: a row is a paragraph, or some lines of a long one; its number is its first line's"
+            )
+        elif scan.shapes:
             lines.append("shape: " + joined(f"{count} {SHAPES[shape]}" for shape, count in scan.shapes.most_common()))
         if scan.extra_fields:
             names = joined(f"{shown(name)} ({count})" for name, count in scan.extra_fields.most_common(6))
@@ -166,6 +173,8 @@ class Check:
             fits = joined(f"{cutoff}: {percent(round(share * self.trainable), self.trainable)}"
                           for cutoff, share in lengths.coverage().items())  # fmt: skip
             lines.append(f"rows that fit whole in a cutoff_len of {fits}")
+        if self.scan.is_text:
+            lines.append("training joins rows to pieces of at most cutoff_len, so short ones cost nothing")
         return lines + self._finding_lines("Lengths")
 
     def as_json(self) -> dict[str, Any]:
@@ -197,18 +206,29 @@ def check_rows(scan: Scan, yardstick: Yardstick | None, why_none: str = "", look
     lengths = in_tokens(examples, yardstick) if yardstick and examples else in_characters(examples, why_none)
     scan.refuse(lengths.refused)
     examples = scan.trainable()
-    duplicates = find_duplicates(examples)
-    findings = [*_copies(duplicates), *_suspicions(scan), *_misfits(look, examples), *_over_length(lengths)]
+    duplicates = find_duplicates([example for example in examples if not _is_refrain(example)])
+    findings = [
+        *_copies(duplicates, scan.is_text),
+        *_suspicions(scan),
+        *_misfits(look, examples),
+        *_over_length(lengths),
+    ]
     found = [finding for finding in findings if finding.seen]
     return Check(scan, len(examples), duplicates, found, languages_of(examples), lengths, look)
 
 
-def _copies(found: Duplicates) -> list[Finding]:
+def _is_refrain(example: Example) -> bool:
+    """Whether it is a passage so short that a text may well repeat it: a heading, a line of stars, "Yes," she said."""
+    return example.place is not None and len(example.turns[-1].output or "") < SHORTEST_COPY
+
+
+def _copies(found: Duplicates, is_text: bool) -> list[Finding]:
     def later(groups: list[list[int]], text: str) -> dict[int, str]:
         return dict(sorted((row, f"{text} row {group[0]}") for group in groups for row in group[1:]))
 
     return [
-        Finding("exact_copy", "exact copies of an earlier row", "they weigh more than others; --fix drops them",
+        Finding("exact_copy", "exact copies of an earlier row",
+                "they weigh more than others; " + ("take them out" if is_text else "--fix drops them"),
                 later(found.exact, "equal to"), mended=True, section="Copies"),
         Finding("near_copy", "near copies of an earlier row",
                 "keep the better one, unless the small difference is the point",
@@ -219,15 +239,17 @@ def _copies(found: Duplicates) -> list[Finding]:
 
 
 def _suspicions(scan: Scan) -> list[Finding]:
-    seen: list[dict[int, str]] = [{} for _ in SIGNS]
+    signs = [replace(sign, advice=sign.advice.replace("--fix takes", "take")) for sign in SIGNS if sign.kind in OF_TEXT]
+    signs = signs if scan.is_text else list(SIGNS)
+    seen: list[dict[int, str]] = [{} for _ in signs]
     for example in scan.examples:
         for turn in example.turns:
-            for sign, rows in zip(SIGNS, seen, strict=True):
+            for sign, rows in zip(signs, seen, strict=True):
                 if example.row not in rows and (text := sign.see(turn)) is not None:
                     rows[example.row] = text
     return [
         Finding(sign.kind, sign.title, sign.advice, rows, sign.mended, sign.harmless)
-        for sign, rows in zip(SIGNS, seen, strict=True)
+        for sign, rows in zip(signs, seen, strict=True)
     ]
 
 

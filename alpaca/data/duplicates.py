@@ -47,7 +47,7 @@ def find_duplicates(examples: Sequence[Example]) -> Duplicates:
     texts = [question_and_answer(examples[number]) for number in distinct]
     near = [[distinct[member] for member in group] for group in _near(texts)]
     known = {number: group[0] for group in near for number in group}
-    same = _groups((texts[place][0], number) for place, number in enumerate(distinct))
+    same = _groups((texts[place][0], number) for place, number in enumerate(distinct) if not examples[number].raw)
     answers = [group for group in same if len({known.get(number, number) for number in group}) > 1]
     exact, near, answers = ([[examples[n].row for n in g] for g in groups] for groups in (exact, near, answers))
     return Duplicates(exact, near, answers)

@@ -1,8 +1,8 @@
-"""Files of rows: .json, .jsonl, .csv and .parquet, each to numbered rows.
+"""Files of rows: .json, .jsonl, .csv, .parquet and .txt, each to numbered rows.
 
 Numbers are 1-based: the element of a JSON array, the line of a .jsonl file, the record below the header of a .csv file
-(both count blank ones), the row of a .parquet table. A row that can't be parsed while others can is `Broken`; a file
-that can't be read at all raises UnreadableFile with the place.
+(both count blank ones), the row of a .parquet table, the line on which a passage of a .txt file begins. A row that
+can't be parsed while others can is `Broken`; a file that can't be read at all raises UnreadableFile with the place.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
+from alpaca.data.plain_text import passages
 from alpaca.data.shapes import Broken, RepeatedField
 from alpaca.errors import UnreadableFile, UnsupportedFile
 from alpaca.words import names
@@ -23,6 +25,7 @@ Rows = Iterable[tuple[int, object]]
 BOM, MARK = b"\xef\xbb\xbf", "\ufeff"
 UNREAD = "(not read)"  # in place of a value of a column that nobody asked for
 SPREADSHEET = "save it as CSV UTF-8 and give that"
+JSON_ROWS = re.compile(r'\s*\[?\s*\{\s*"')
 ADVICE = dict.fromkeys((".gz", ".zip", ".zst", ".xz", ".bz2", ".tar"), "unpack it first")
 ADVICE |= dict.fromkeys((".xlsx", ".xls", ".ods"), SPREADSHEET)
 
@@ -207,4 +210,18 @@ def _parquet(path: Path, wanted: Set[str] | None = None) -> Rows:
         raise UnreadableFile(f"{path}: is not a Parquet file that can be read: {error}") from error
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}
+def _txt(path: Path) -> Rows:
+    text = read_text(path)
+    if JSON_ROWS.match(text):  # an upload whose type said no more than "text"
+        return _jsonl(path)
+    if (place := text.find("\x00")) >= 0:
+        line = text.count("\n", 0, place) + 1
+        raise UnreadableFile(
+            f"{path}: is no text: it holds a NUL byte (line {line}). If it is UTF-16: {_convert(path, 'UTF-16LE')}"
+        )
+    return passages(text)
+
+
+READERS: dict[str, Callable[[Path], Rows]] = {
+    ".json": _json, ".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet, ".txt": _txt,
+}  # fmt: skip

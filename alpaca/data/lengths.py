@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from alpaca.prompts.example import Example
@@ -109,10 +109,13 @@ def in_characters(examples: Sequence[Example], why: str) -> Lengths:
 
 
 def in_tokens(examples: Sequence[Example], yardstick: Yardstick) -> Lengths:
-    """Lengths as training will have them, the template's tokens and turn end included; none for what it refuses."""
-    report = yardstick.encode(examples).report
+    """Lengths as training will have them, the template's tokens and turn end included; none for what it refuses.
+
+    Passages of a text are measured one by one; raw text that is longer than the cutoff loses nothing and is not named.
+    """
+    report = yardstick.encode([replace(example, place=None) for example in examples]).report
     cutoff, too_long = yardstick.cutoff_len, report.dropped_too_long
-    dropped, refused = set(too_long), {found.row for found in report.refused}
+    dropped, refused = {*too_long, *report.cut}, {found.row for found in report.refused}
     measured = [example for example in examples if example.row not in refused]
     truncated = [
         example.row

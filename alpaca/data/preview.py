@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca import pages
+from alpaca.data.plain_text import joined
 from alpaca.data.yardstick import Yardstick
 from alpaca.errors import NoRowsLeft
 from alpaca.pages import Html
@@ -52,7 +53,7 @@ Stretch = tuple[bool, list[Token]]  # whether it is trained, and its tokens
 
 def encode_first(yardstick: Yardstick, examples: Sequence[Example], count: int) -> tuple[list[Encoded], list[str]]:
     """The first examples as training sees them, and what to say about those that it leaves out."""
-    encoded = yardstick.encode(examples[:count])
+    encoded = yardstick.encode(joined(examples[:count]))
     refused = [f"row {found.row} is refused: {found.problem}" for found in encoded.report.refused]
     if not encoded.examples and refused:
         raise NoRowsLeft("\n".join([f"none of the first {count} rows can be used; raise --preview", *refused]))

@@ -29,7 +29,7 @@ def read_examples(
     skip_bad_rows: bool = False,
     max_faults: int = 20,
 ) -> Dataset:
-    """Read a .json, .jsonl, .csv or .parquet file, or a hub data set (`owner/name`, `owner/name:split`).
+    """Read a .json, .jsonl, .csv, .parquet or .txt file, or a hub data set (`owner/name`, `owner/name:split`).
 
     `columns`: {theirs: ours} where columns have other names (`parse_columns`). Every row is read before anything is
     refused. Bad rows raise BadRows, which lists up to `max_faults` faults, or with

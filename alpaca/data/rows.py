@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from alpaca.data.columns import suggestion
+from alpaca.data.plain_text import Passage
 from alpaca.data.report import Fault, ReadReport
 from alpaca.data.shapes import CONVERSATIONS, EXPECTED, TEXT, Broken, RepeatedField, Shape, shape_of, unread_fields
 from alpaca.errors import BadMessages
@@ -80,7 +81,8 @@ def _without_tools(row: object, number: int) -> Example | list[Problem]:
     asked, *answered = (row[name] for name in shape.fields)
     if shape is TEXT:
         problem = text_problem(asked)
-        return [(shape.name, problem)] if problem else Example.text(asked, row=number)
+        place = row.place if isinstance(row, Passage) else None
+        return [(shape.name, problem)] if problem else Example.text(asked, row=number, place=place)
     if shape in CONVERSATIONS:
         return _conversation(row, asked, shape.name, number)
     if isinstance(asked, list) and isinstance(answered[0], list):  # both as messages, as TRL has them

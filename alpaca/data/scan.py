@@ -34,6 +34,11 @@ class Scan:
     reshaped: list[int] = field(default_factory=list)
     with_extra_fields: list[int] = field(default_factory=list)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the source is plain text, whose rows are passages."""
+        return bool(self.examples and self.examples[0].place)
+
     def refuse(self, refused: Iterable[Refusal]) -> None:
         """Take out rows that the base's template refuses, as faults like any other."""
         faults = [Fault(self.source, found.row, "", found.problem) for found in refused]

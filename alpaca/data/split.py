@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alpaca.data.plain_text import in_sections
 from alpaca.errors import NoRowsLeft
 from alpaca.prompts.example import Example
 
@@ -37,14 +38,17 @@ def split(examples: Sequence[Example], val_set_size: float | None, seed: int, ru
 
     Clamped so that at least half of the rows are trained on. Copies of a held-out row are left out, and by the rule
     NEAR its near copies (those of alpaca.data), so that validation never sees what was trained. Which rows are held
-    out does not depend on the rule. Raises NoRowsLeft where there is nothing to train on.
+    out does not depend on the rule. Of a plain text, sections count as rows (alpaca.data.plain_text). Raises NoRowsLeft
+    where there is nothing to train on.
     """
     if not examples:
         raise NoRowsLeft("no rows are left to train on")
+    kind = "sections" if examples[0].place else "rows"
+    examples = in_sections(examples)
     wanted, how = _wanted(len(examples), val_set_size)
     most = len(examples) // 2
     if wanted > most:
-        how = f"{how}, but that is over half of {len(examples)} rows, so {most}"
+        how = f"{how}, but that is over half of {len(examples)} {kind}, so {most}"
         wanted = most
     order = list(range(len(examples)))
     random.Random(seed).shuffle(order)
@@ -59,7 +63,7 @@ def split(examples: Sequence[Example], val_set_size: float | None, seed: int, ru
     near = len(train) - len(apart)
     too_many = near > MOST_NEAR * len(train)
     kept = train if too_many else apart
-    note = f"{len(kept)} rows to train on, {len(validation)} held out ({how}){_about_copies(copies, near, too_many)}"
+    note = f"{len(kept)} {kind} to train on, {len(validation)} held out ({how}){_about_copies(copies, near, too_many)}"
     return Split(kept, validation, note, rule, copies, 0 if too_many else near, near if too_many else 0)
 
 

@@ -297,3 +297,4 @@ SIGNS = (
     Sign("control", "control characters or byte order marks", "--fix takes them out", control, mended=True),
     Sign("edges", "blanks at the beginning or end of a text", "--fix strips them", edges, mended=True, harmless=True),
 )  # fmt: skip
+OF_TEXT = ("marker", "mojibake", "control")  # the signs that say something of a passage of plain text

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca.adapter.base_template import base_template
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import read_config
 from alpaca.base.load import load_tokenizer
@@ -43,4 +44,6 @@ def open_yardstick(base_model: str | None, template: str, cutoff_len: int) -> Ya
     if isinstance(most, int) and cutoff_len > most:
         note = f"cutoff_len {cutoff_len} is beyond the base's {most} positions, so {most}"
         cutoff_len = most
-    return Yardstick(base, tokenizer, load_template(template or "auto", tokenizer), cutoff_len, note)
+    named = template not in ("", "auto")
+    chosen = load_template(template, tokenizer) if named else base_template(base, tokenizer)[0]
+    return Yardstick(base, tokenizer, chosen, cutoff_len, note)

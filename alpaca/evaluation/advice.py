@@ -20,6 +20,11 @@ def advise(measured: Measured, kind: Gained, forgetting: Forgetting, *, proved: 
             "Don't use it. Look at the data (python -m alpaca.data FILE), then train longer (--num_epochs) or with a "
             "higher --learning_rate."
         )
+    if measured.of_text:
+        return (
+            "Text teaches a language or a subject, not to answer: train rows with questions and answers on top of it "
+            "(--adapter_path), then ask it questions whose answers you know."
+        )
     use = "use it for questions like yours"
     if kind == Gained.MANNER:
         use = "use it for how it writes, and trust nothing that it says"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alpaca.errors import PromptTooLong
 from alpaca.evaluation.budget import affordable
@@ -16,7 +17,7 @@ from alpaca.serving.composition import Composition, Part
 from alpaca.serving.engine import Engine
 from alpaca.serving.request import GenerationRequest
 from alpaca.serving.stream import FinishReason
-from alpaca.serving.together import answers
+from alpaca.serving.together import Answer, answers
 from alpaca.words import tagged
 
 DOMAIN, GENERAL, PROBE = "domain", "general", "probe"
@@ -26,7 +27,7 @@ TOKENS = {DOMAIN: 120, GENERAL: 64, PROBE: 48}  # of an answer, at most
 # On repetition, for the answers that people read: small greedy models run in circles without. Probes have none,
 # because it would keep a model from writing a number that stands in the question.
 PENALTY = {DOMAIN: 1.1, GENERAL: 1.1, PROBE: 1.0}
-BASE, ADAPTER = 0.0, 1.0  # the scale at which each answers; both are asked in the adapter's template
+BASE, TUNED = 0.0, 1.0  # the scale at which each answers; both are asked in the template of the tuned one
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,11 @@ def make_questions(
 
 
 def ask_all(
-    engine: Engine, adapter: Path, always: Sequence[Question], rest: Sequence[Question], seconds: float | None, say: Say
+    ask: Callable[[Sequence[Question], Callable[[int], object]], list[Asked]],
+    always: Sequence[Question],
+    rest: Sequence[Question],
+    seconds: float | None,
+    say: Say,
 ) -> list[Asked]:
     """Ask what must be asked, then as much of the rest as `seconds` allow; None has no end. Raises the engine's
     errors."""
@@ -90,13 +95,13 @@ def ask_all(
         always, rest = [*always, *rest], []
     started = time.monotonic()
     with progress(tagged("report", "answers"), 2 * len(always), "answer", say) as done:
-        asked = ask(engine, adapter, always, done)
+        asked = ask(always, done)
     taken = time.monotonic() - started
     share = affordable(taken * tokens(rest) / max(1, tokens(always)), None if seconds is None else seconds - taken)
     more = rest[: int(len(rest) * share)]
     if more:
         with progress(tagged("report", "more answers"), 2 * len(more), "answer", say) as done:
-            asked += ask(engine, adapter, more, done)
+            asked += ask(more, done)
     return asked
 
 
@@ -106,25 +111,36 @@ def tokens(questions: Iterable[Question]) -> int:
 
 
 def ask(
-    engine: Engine, adapter: Path, questions: Sequence[Question], done: Callable[[int], object] = lambda answers: None
+    engine: Engine,
+    adapters: Sequence[Path],
+    questions: Sequence[Question],
+    done: Callable[[int], object] = lambda answers: None,
 ) -> list[Asked]:
-    """Ask the base and the adapter; `done` is told of each answer."""
-    requests = [_request(question, adapter, scale) for scale in (BASE, ADAPTER) for question in questions]
+    """Ask the base and the adapters together; `done` is told of each answer."""
+    composition = Composition(tuple(Part(adapter.resolve()) for adapter in adapters))
+    requests = [
+        request(question, adapter=composition, adapter_scale=scale) for scale in (BASE, TUNED) for question in questions
+    ]
     found = answers(engine, requests, done=done, unanswered=(PromptTooLong,))
-    both = zip(questions, found[: len(questions)], found[len(questions) :], strict=True)
+    return joined(questions, found[: len(questions)], found[len(questions) :])
+
+
+def joined(questions: Sequence[Question], base: Sequence[Answer], tuned: Sequence[Answer]) -> list[Asked]:
+    """Each question with both of its answers."""
+    both = zip(questions, base, tuned, strict=True)
     return [
         Asked(question, before.text, after.text, before.finish == FinishReason.LENGTH)
         for question, before, after in both
     ]
 
 
-def _request(question: Question, adapter: Path, scale: float) -> GenerationRequest:
+def request(question: Question, **how: Any) -> GenerationRequest:
+    """The question, to be answered greedily. `how`: further fields of the request."""
     return GenerationRequest(
         example=question.example.awaiting(),
         max_tokens=TOKENS[question.topic],
         temperature=0.0,
         repetition_penalty=PENALTY[question.topic],
         seed=0,
-        adapter=Composition((Part(adapter.resolve()),)),
-        adapter_scale=scale,
+        **how,
     )

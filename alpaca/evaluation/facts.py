@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.adapter.card import Card
-from alpaca.adapter.folder import AdapterFiles, BaseShape
-from alpaca.adapter.lora_config import LoraSpec
 from alpaca.base.headers import count_layer_weights, count_weights
 from alpaca.data.duplicates import find_duplicates
 from alpaca.data.languages import languages_of
+from alpaca.evaluation.tuned import Tuned
 from alpaca.prompts.example import Example
 from alpaca.prompts.percentiles import percentiles
 
 MOST_ROWS = 20_000  # that are compared with each other; more take longer than the report
 PERCENTS = (5, 50, 95, 100)
+FLOP = {"adapter": 4.0, "model": 6.0}  # of a weight and token
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class RunFacts:
     """Base, settings, versions and cost. What the card does not say is None or empty.
 
     `flop`: 4 · N · tokens for N weights in the layers' matrices: 2N forward, and 2N for the gradient with respect to
-    activations, because the base's own weights get none (Kaplan et al., 2020, sec. 2.1, without the weights' share).
+    activations, because the base's own weights get none (Kaplan et al., 2020, sec. 2.1, without the weights' share); 6
+    with that share, where all weights were trained.
     The head counts for labelled tokens only and is left out.
     """
 
@@ -66,6 +67,7 @@ class RunFacts:
     tokens: int | None
     peak_memory: int | None
     flop: float | None
+    noun: str = "adapter"  # or model, where all weights were trained
 
 
 def data_facts(card: Card | None, source: str, rows: Sequence[Example], lengths: Sequence[int]) -> DataFacts:
@@ -85,35 +87,29 @@ def data_facts(card: Card | None, source: str, rows: Sequence[Example], lengths:
     return DataFacts(source, counts, ratio, min(len(rows), MOST_ROWS), exact, near, languages, list(lengths))
 
 
-def run_facts(files: AdapterFiles, base: Path, template: str, precision: str) -> RunFacts:
+def run_facts(tuned: Tuned, base: Path, template: str, precision: str) -> RunFacts:
     """Read the card and the headers of the base's weights."""
-    card = files.card
+    card = tuned.card
     run, data = (card.run, card.data) if card else ({}, {})
     tokens, seconds = _number(data.get("tokens_trained_on")), _number(run.get("seconds"))
-    flop = 4.0 * count_layer_weights(base) * tokens if tokens else None
+    flop = FLOP[tuned.noun] * count_layer_weights(base) * tokens if tokens else None
     return RunFacts(
         base=card.base_model if card else base.name,
         fingerprint=card.base_fingerprint if card else "",
         template=template,
         precision=precision,
         weights=count_weights(base),
-        adapter_weights=files.spec.count_weights(BaseShape(base).linears),
+        adapter_weights=tuned.count(),
         created=card.created if card else "",
-        settings={**(card.settings if card else {}), **_spec(files.spec)},
+        settings={**(card.settings if card else {}), **tuned.settings()},
         versions=card.versions if card else {},
         steps=_whole(run.get("steps")),
         seconds=seconds,
         tokens=_whole(tokens),
         peak_memory=_whole(run.get("peak_memory")),
         flop=flop,
+        noun=tuned.noun,
     )
-
-
-def _spec(spec: LoraSpec) -> dict[str, Any]:
-    return {
-        "lora_r": spec.r, "lora_alpha": spec.lora_alpha, "lora_target_modules": list(spec.target_modules),
-        "use_rslora": spec.use_rslora, "use_dora": spec.use_dora,
-    }  # fmt: skip
 
 
 def _number(value: Any) -> float | None:

@@ -77,12 +77,12 @@ def draw_sweep(sweep: Sweep) -> bytes:
     return _png(figure)
 
 
-def draw_probes(probing: Probing) -> bytes:
-    """Share of the probes passed, by kind, before and after."""
+def draw_probes(probing: Probing, noun: str = "adapter") -> bytes:
+    """Share of the probes passed, by kind, by the base and by the `noun` made of it."""
     figure = _figure(WHOLE)
     axes = figure.subplots()
     places = np.arange(len(probing.kinds))
-    for offset, colour, name in ((-0.2, GREY, "base"), (0.2, BLUE, "adapter")):
+    for offset, colour, name in ((-0.2, GREY, "base"), (0.2, BLUE, noun)):
         passed = [score.before if name == "base" else score.after for score in probing.kinds]
         height = [100 * count / score.asked for count, score in zip(passed, probing.kinds, strict=True)]
         bars = axes.bar(places + offset, height, 0.36, color=colour, label=name)

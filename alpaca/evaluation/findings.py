@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from alpaca.evaluation.facts import DataFacts, RunFacts
@@ -24,3 +24,5 @@ class Findings:
     data: DataFacts
     run: RunFacts
     figures: Mapping[str, bytes]
+    on_top: Sequence[str] = ()
+    """Of an adapter that was trained on top of another: what it was, and what is measured of both."""

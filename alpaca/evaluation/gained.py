@@ -48,6 +48,8 @@ def say_gained(measured: Measured, kind: Gained) -> str:
     domain = measured.domain
     if domain is None:
         return "What it learned could not be measured, because no held-out rows of its own data are at hand."
+    if measured.of_text:
+        return _say_of_text(domain, kind)
     if kind == Gained.NOTHING:
         return (
             f"It did not learn your answers: those of {plural(domain.rows, 'row')} it had never seen are no likelier "
@@ -66,6 +68,19 @@ def say_gained(measured: Measured, kind: Gained) -> str:
     if kind == Gained.MOSTLY_MANNER:
         return f"It learned how your answers are written ({manner} of the gain) more than what they say: {times}."
     return f"It learned what your answers say ({matter} of the gain), and how they are written: {times}."
+
+
+def _say_of_text(domain: Change, kind: Gained) -> str:
+    parts = f"{plural(domain.rows, 'part')} of it that it had never seen"
+    if kind == Gained.NOTHING:
+        return (
+            f"It did not learn your text: {parts} {_be(domain.rows)} no likelier than with the base{_unseen(domain)}."
+        )
+    return f"It learned your text: {parts} became {_times(domain)}, word by word."
+
+
+def _be(count: int) -> str:
+    return "is" if count == 1 else "are"
 
 
 def about(share: float) -> str:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -58,29 +58,55 @@ class RowLosses:
         return RowLosses([losses[len(losses) - length :] for losses, length in pairs])
 
 
-def open_model(files: AdapterFiles, base: Any, precision: str, device: torch.device) -> ScoringModel:
-    """The base, loaded anew from its folder, with the saved adapter on it. Raises what loading either of them does."""
+class Scored(Protocol):
+    """What losses are measured of."""
+
+    def at(self, scale: float) -> contextlib.AbstractContextManager[ScoringModel]:
+        """The model at `scale`, from the base (0) to what was made of it (1)."""
+
+
+class AdaptedModel(ScoringModel):
+    """A base with an adapter, or several that answer together."""
+
+    @contextlib.contextmanager
+    def at(self, scale: float) -> Iterator[ScoringModel]:
+        """The model with all adapters at `scale`."""
+        with at_scale(self.peft, scale):
+            yield self
+
+
+def open_model(
+    files: AdapterFiles, base: Any, precision: str, device: torch.device, beside: Sequence[AdapterFiles] = ()
+) -> AdaptedModel:
+    """The base, loaded anew from its folder, with the saved adapter on it, and those that it answers together with.
+    Raises what loading any of them does."""
     attention.register()
     model = load_model(base, precision, device, attention.choose_attention(device, precision)[0])
-    return ScoringModel(load_adapter(model, files))
+    peft: Any = load_adapter(model, files)
+    names = ["default", *(f"beside_{number}" for number in range(len(beside)))]
+    for name, other in zip(names[1:], beside, strict=True):
+        load_adapter(peft, other, name=name)
+    if beside:
+        peft.base_model.set_adapter(names)
+    return AdaptedModel(peft)
 
 
 def row_losses(
-    model: ScoringModel,
+    model: Scored,
     rows: Sequence[Encoded],
     scale: float = 1.0,
     done: Callable[[int], object] = lambda tokens: None,
 ) -> RowLosses:
-    """Measure rows with the adapter at `scale` (0 is the base itself); `done` is told of the tokens of each pack.
+    """Measure rows at `scale` (0 is the base itself); `done` is told of the tokens of each pack.
 
     Raises NonFiniteLoss with the row's number.
     """
-    with at_scale(model.peft, scale):
-        found = RowLosses(token_losses(model, rows, done))
+    with model.at(scale) as scoring:
+        found = RowLosses(token_losses(scoring, rows, done))
     for row, total in zip(rows, found.sums, strict=True):
         if not np.isfinite(total):
             raise NonFiniteLoss(
-                f"the loss of row {row.row} is {total} with the adapter at scale {scale:g}: it can't be used like "
+                f"the loss of row {row.row} is {total} at scale {scale:g}, where 0 is the base: it can't be used like "
                 "this; train again with a lower --learning_rate"
             )
     return found

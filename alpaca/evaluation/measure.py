@@ -1,8 +1,7 @@
-"""All measurements of one adapter: answers first, then, with the engine gone from memory, losses."""
+"""All measurements of one adapter or tuned model: answers first, then, with the engine gone from memory, losses."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any
 
 import torch
 
-from alpaca.adapter.card import check_special_tokens
-from alpaca.adapter.folder import AdapterFiles, verify_files
+from alpaca.adapter.base_template import base_template
+from alpaca.adapter.card import Card, check_special_tokens
 from alpaca.base.headers import read_config
-from alpaca.base.load import load_model, load_tokenizer
+from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
 from alpaca.data.languages import UNCLEAR, languages_of
 from alpaca.device import pick_device
@@ -22,22 +21,24 @@ from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, m
 from alpaca.evaluation.bootstrap import paired_difference
 from alpaca.evaluation.budget import ANSWER_SHARE, OTHERS, Budget, LossPlan, plan_losses
 from alpaca.evaluation.gain import gain_parts, notes_on
-from alpaca.evaluation.losses import RowLosses, open_model, row_losses
+from alpaca.evaluation.losses import RowLosses, Scored, row_losses
 from alpaca.evaluation.probes import KINDS, Probe, passes
 from alpaca.evaluation.results import Change, Drift, GainParts, KindScore, Measured, Probing, Sample
 from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
 from alpaca.evaluation.sets import Domain, General
+from alpaca.evaluation.tuned import Held, Tuned
+from alpaca.evaluation.tuned_adapter import TunedAdapter
+from alpaca.evaluation.tuned_model import TunedModel, free
 from alpaca.evaluation.vocabulary import learn_vocabulary
-from alpaca.packed.scoring import ScoringModel, seconds_per_token
+from alpaca.evaluation.whole import is_whole
+from alpaca.packed.scoring import seconds_per_token
 from alpaca.progress import Say, progress
 from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
-from alpaca.prompts.find import load_template, template_from_card
+from alpaca.prompts.find import template_from_card
 from alpaca.prompts.foreign import ForeignRows, foreign_rows
 from alpaca.prompts.template import Template
 from alpaca.serving.limits import EngineLimits
-from alpaca.serving.loading import LoadedBase, open_engine
-from alpaca.serving.lora import PAGE
 from alpaca.words import tagged
 
 CUTOFF = 1024  # tokens, where no card says what the run had
@@ -51,9 +52,9 @@ WORST_FIRST = ("knowledge", "arithmetic", "logic", "identity", "format")  # of l
 
 @dataclass(frozen=True)
 class Subject:
-    """The saved adapter and its base, checked against each other, with what both are asked in."""
+    """What was tuned and its base, checked against each other, with what both are asked in."""
 
-    files: AdapterFiles
+    tuned: Tuned
     base: Path
     precision: Choice
     device: torch.device
@@ -62,25 +63,30 @@ class Subject:
     cutoff_len: int
 
     @property
-    def adapter(self) -> Path:
-        return self.files.folder
+    def card(self) -> Card | None:
+        return self.tuned.card
+
+    @property
+    def held(self) -> Held:
+        return Held(self.base, self.precision.precision, self.device, self.tokenizer, self.template)
 
 
-def open_subject(adapter: Path, base: Path, precision: str) -> Subject:
-    """Check the adapter's files against the base; nothing heavy is loaded. Raises the errors of both."""
-    files = verify_files(adapter, base)
+def open_subject(folder: Path, base: Path, precision: str, beside: Sequence[Path] = ()) -> Subject:
+    """Check an adapter's files, or a model's, against the base; nothing heavy is loaded. `beside`: where adapters may
+    be that it belongs together with, if not beside it. Raises the errors of all."""
+    tuned: Tuned = TunedModel.of(folder, base) if is_whole(folder) else TunedAdapter.of(folder, base, beside)
     device = pick_device()
     choice = choose_precision(base, precision, device)
     tokenizer = load_tokenizer(base)
-    template = load_template("auto", tokenizer)
+    template, _ = base_template(base, tokenizer)
     cutoff: object = None
-    if files.card is not None:
-        check_special_tokens(files.card, tokenizer)
-        template = template_from_card(files.card.template, tokenizer)
-        cutoff = files.card.settings.get("cutoff_len")
+    if (card := tuned.card) is not None:
+        check_special_tokens(card, tokenizer)
+        template = template_from_card(card.template, tokenizer)
+        cutoff = card.settings.get("cutoff_len")
     longest = read_config(base).get("max_position_embeddings")
     cutoff = min(cutoff if isinstance(cutoff, int) else CUTOFF, longest if isinstance(longest, int) else CUTOFF)
-    return Subject(files, base, choice, device, tokenizer, template, cutoff)
+    return Subject(tuned, base, choice, device, tokenizer, template, cutoff)
 
 
 def measure(
@@ -91,14 +97,15 @@ def measure(
     general = replace(general, measuring=accepted(subject.template, general.measuring))
     notes: dict[str, list[str]] = {"domain": list(domain.notes), "general": list(general.notes)}
     asked = _answers(subject, domain, general, probes, budget, say, notes)
-    _free(subject.device)
+    free(subject.device)
     losses = _losses(subject, domain, general, asked, budget, say, notes)
-    _free(subject.device)
-    if subject.files.spec.use_dora:
-        notes["sweep"] = ["A DoRA adapter also changes the size of the base's weights: it has no scale to choose."]
+    free(subject.device)
+    if subject.tuned.unscaled:
+        notes["sweep"] = [subject.tuned.unscaled]
     samples = [_sample(answer) for answer in asked if answer.question.topic == DOMAIN]
     drift = _drift(domain, general, asked, notes)
-    return Measured(**losses, samples=samples, probing=probing(asked), drift=drift, notes=notes)
+    of_text = bool(domain.held_out) and all(row.raw for row in domain.held_out)
+    return Measured(**losses, samples=samples, probing=probing(asked), drift=drift, of_text=of_text, notes=notes)
 
 
 # --- losses -------------------------------------------------------------------------------------------------------
@@ -114,26 +121,30 @@ def _losses(
     """The fields of Measured that are losses."""
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
     own = _own_answers(subject, asked)
-    say(tagged("report", f"loading {subject.base.name} and the saved adapter ({subject.precision.precision})"))
-    model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
+    say(
+        tagged(
+            "report", f"loading {subject.base.name} and the saved {subject.tuned.noun} ({subject.precision.precision})"
+        )
+    )
+    model = subject.tuned.scoring(subject.held)
     plan = _plan(model, ours, theirs, own, budget)
-    scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
+    scales = (0.0, 1.0) if subject.tuned.unscaled else plan.scales
     foreign = _foreign(subject, domain, ours, plan)
     notes["gain"] = notes_on(ours[: plan.domain], foreign, plan.others, OTHERS)
     rows = Rows(ours[: plan.domain], foreign, theirs[: plan.general])
     total = sum(rows.at(scale).tokens for scale in scales) + 2 * sum(map(len, own))
     with progress(tagged("report", "losses"), total, "token", say) as done:
-        points = {
-            scale: measure_at(model, rows, scale, done)
-            for scale in sorted(scales, key=lambda scale: scale not in (0.0, 1.0))
-        }
-        own_losses = [row_losses(model, own, scale, done) for scale in (0.0, 1.0)]
+        points, own_losses = {}, {}
+        for scale in sorted(scales, key=lambda scale: (scale not in (0.0, 1.0), -scale)):
+            points[scale] = measure_at(model, rows, scale, done)
+            if scale in (0.0, 1.0):
+                own_losses[scale] = row_losses(model, own, scale, done)
     before, after = points[0.0], points[1.0]
     return {
         "general": _change(before.general, after.general),
         "domain": _change(before.domain, after.domain) if rows.domain else None,
         "gain": _gain(before, after),
-        "own_answers": _change(*own_losses) if own else None,
+        "own_answers": _change(own_losses[0.0], own_losses[1.0]) if own else None,
         "languages": _by_language(general.measuring, rows.general, before.general, after.general),
         "sweep": sweep_of(points) if len(points) > 2 else None,
     }
@@ -153,10 +164,13 @@ def _gain(before: AtScale, after: AtScale) -> GainParts | None:
 
 
 def _plan(
-    model: ScoringModel, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
+    model: Scored, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
 ) -> LossPlan:
     """How many rows are measured at which scales, by the speed of a few rows."""
-    pace = 0.0 if budget.seconds is None else seconds_per_token(model, theirs)
+    pace = 0.0
+    if budget.seconds is not None:
+        with model.at(1.0) as scoring:
+            pace = seconds_per_token(scoring, theirs)
     left = budget.left()
     seconds = None if left is None else left - pace * 2 * sum(map(len, own))
     return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
@@ -214,23 +228,18 @@ def _answers(
     notes: dict[str, list[str]],
 ) -> list[Asked]:
     """Every answer; none where the engine can't use the adapter, and then a note says why."""
-    spec = subject.files.spec
-    rank = max(spec.rank(module) for module in subject.files.modules)
     limits = EngineLimits(
         concurrency=SLOTS[subject.device.type],
         context=max(LEAST_CONTEXT, subject.cutoff_len + max(TOKENS.values())),
-        columns=-(-rank // PAGE) * PAGE,
+        columns=subject.tuned.columns,
     )
-    model = load_model(subject.base, subject.precision.precision, subject.device)
-    engine = open_engine(LoadedBase(subject.base, model, subject.tokenizer), limits=limits, say=lambda line: None)
+    always, rest = make_questions(domain.held_out, general.measuring, probes)
     try:
-        always, rest = make_questions(domain.held_out, general.measuring, probes)
-        return ask_all(engine, subject.adapter, always, rest, budget.left(ANSWER_SHARE), say)
+        with subject.tuned.asking(subject.held, limits) as ask:
+            return ask_all(ask, always, rest, budget.left(ANSWER_SHARE), say)
     except BadAdapter as error:
         notes["answers"] = [f"No answers: the engine can't use this adapter here ({error.message})."]
         return []
-    finally:
-        engine.close()
 
 
 def _sample(answer: Asked, share: float = 0.0) -> Sample:
@@ -296,10 +305,3 @@ def _drift(domain: Domain, general: General, asked: Sequence[Asked], notes: dict
 
 def _outputs(examples: Sequence[Example]) -> list[str]:
     return ["\n".join(turn.output or "" for turn in example.turns) for example in examples]
-
-
-def _free(device: torch.device) -> None:
-    """Give a model's memory back; whoever calls holds no reference to it any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()

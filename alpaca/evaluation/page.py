@@ -16,6 +16,7 @@ from alpaca.words import duration, percent, size_text
 MOST_SETTING = 60  # characters of a setting's value
 BODY = """
 <header><h1>{{ name }}</h1><p class="dim">{{ subtitle }}</p></header>
+{{ on_top }}
 <section class="verdict {{ mark }}">
 <div><h3>What it learned</h3><p>{{ verdict[0] }}</p></div>
 <div><h3>What it forgot</h3><p>{{ verdict[1] }}</p></div>
@@ -38,14 +39,15 @@ def make_page(found: Findings) -> str:
         ("2. Your data: better than before?", sections.domain(found)),
         ("3. Everything else: what was forgotten?", forgotten(found)),
         ("4. Does it talk like your data when nobody asked?", sections.drift(found)),
-        ("5. How strong should the adapter be?", sections.sweep(found)),
+        (f"5. How strong should the {found.run.noun} be?", sections.sweep(found)),
         ("6. How the training went", sections.curves(found)),
         ("7. The data", _data(found)),
         ("8. The run", _run(found)),
     ]
     return page(
         f"{found.name}: what it learned and what it forgot", STYLE, BODY, subtitle=_subtitle(found), mark=verdict.mark,
-        name=found.name, verdict=verdict.sentences, picture=picture(found.measured, verdict.gained),
+        name=found.name, on_top=concat(map(paragraph, found.on_top)), verdict=verdict.sentences,
+        picture=picture(found.measured, verdict.gained),
         more=_more(verdict), parts=parts, footer=_footer(found),
     )  # fmt: skip
 
@@ -60,7 +62,8 @@ def _more(verdict: Verdict) -> Html:
 def _subtitle(found: Findings) -> str:
     source = f" on {found.data.source}" if found.data.source else ""
     trained = f", trained {found.run.created[:10]}" if found.run.created else ""
-    return f"A LoRA adapter for {found.run.base}{source}{trained}"
+    what = "All weights of" if found.run.noun == "model" else "A LoRA adapter for"
+    return f"{what} {found.run.base}{source}{trained}"
 
 
 def _footer(found: Findings) -> str:
@@ -82,7 +85,7 @@ def _data(found: Findings) -> Html:
     pairs: list[tuple[str, object]] = [(label, f"{count[name]:,}") for name, label in names.items() if name in count]
     if data.near_copies is not None:
         pairs.append(("near copies among those trained on", f"{data.near_copies:,}"))
-    parts = [paragraph("What the adapter was made of. python -m alpaca.data FILE looks closer.")]
+    parts = [paragraph(f"What the {found.run.noun} was made of. python -m alpaca.data FILE looks closer.")]
     parts.append(
         facts(pairs) if pairs else paragraph("The adapter has no card that would say what it was trained on.", "note")
     )
@@ -121,8 +124,10 @@ def _run(found: Findings) -> Html:
         pairs.append(("work", f"{run.flop / 1e12:,.3g} TFLOP{rate}"))
     if run.peak_memory:
         pairs.append(("memory at the peak", size_text(run.peak_memory)))
-    note = ("Work is 4 · N · tokens for the N weights in the layers' matrices: 2N forward, 2N backward through a "
-            "frozen base. Time includes evaluation; energy is time times the power the machine draws.")  # fmt: skip
+    work = "4 · N" if run.noun == "adapter" else "6 · N"
+    backward = "2N backward through a frozen base" if run.noun == "adapter" else "4N backward"
+    note = (f"Work is {work} · tokens for the N weights in the layers' matrices: 2N forward, {backward}. Time includes "
+            "evaluation; energy is time times the power the machine draws.")  # fmt: skip
     settings = [[name, _short(value)] for name, value in run.settings.items()]
     versions = [[name, value] for name, value in run.versions.items()]
     parts = [paragraph("What it took, and what is needed to do it again."), facts(pairs), paragraph(note, "note")]

@@ -39,6 +39,7 @@ HAN = {**{digit: value for value, digit in enumerate("零一二三四五六七�
 HAN_TIMES = {"十": 10, "百": 100, "千": 1000, "万": 10_000, "亿": 100_000_000}
 
 LIST_MARK = regex.compile(r"(?m)^[ \t]*(?:\(?\d{1,2}[.)](?=\s)|\d{1,2}、|[-*•])[ \t]*")
+LIST_BEGINS = regex.compile(r"\n[ \t]*\(?[1１](?:[.)]\s|、)")  # and was cut off before its second item
 PERCENT = regex.compile(r"百分之([\d.〇零一二两三四五六七八九十百]+)")
 _GROUPED = r"\d{1,3}(?:[ \u00a0\u202f'’]\d{3})+(?:[.,]\d+)?(?!\d)"
 _WORDS = "|".join(sorted(WORD, key=len, reverse=True))
@@ -79,7 +80,7 @@ def quantities(text: str) -> list[Quantity]:
 def _plain(text: str) -> str:
     """Digits of every script as 0 to 9, wide forms as narrow ones, no numbers of list items; each character has one in
     its place."""
-    if len(LIST_MARK.findall(text)) > 1:
+    if len(LIST_MARK.findall(text)) > 1 or LIST_BEGINS.search(text):
         text = LIST_MARK.sub(lambda mark: " " * len(mark[0]), text)
     text = PERCENT.sub(lambda found: f"{found[1]}%  ", text)
     return "".join(_digit(letter) for letter in text)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alpaca.evaluation.facts import DataFacts, RunFacts, data_facts, run_facts
 from alpaca.evaluation.findings import Findings
 from alpaca.evaluation.history import History, read_history
 from alpaca.evaluation.measure import Subject, measure, open_subject
+from alpaca.evaluation.on_top import on_top_of
 from alpaca.evaluation.page import make_page
 from alpaca.evaluation.sets import PROBES, Domain, find_domain, find_general, find_probes, replayed_file
 from alpaca.evaluation.verdict import Verdict, judge
@@ -49,35 +51,38 @@ def write_report(
     data_path: str | None = None,
     general_path: Path = SHIPPED,
     probes_path: Path = PROBES,
+    beside: Sequence[Path] = (),
     say: Say = print,
 ) -> Report:
     """Load base and adapter anew, measure both, and write `adapter`/report/ (index.html, report.json, figures).
 
     `precision` is auto or one of PRECISIONS. `budget_seconds`: about how long it may take; None measures
-    everything. `data_path`: the rows trained on; None looks for the file that the card names. What lies in the folder
+    everything. `data_path`: the rows trained on; None looks for the file that the card names. `beside`: where adapters
+    may be that this one was trained beside and is measured together with, if not beside it. What lies in the folder
     stays until the new report is whole. Raises AlpacaError; the adapter itself is never touched.
     """
     budget = Budget(budget_seconds)
-    subject = open_subject(adapter, base, precision)
-    domain = find_domain(subject.files.card, data_path)
-    general = find_general(general_path, domain.train, replayed_file(subject.files.card))
+    subject = open_subject(adapter, base, precision, beside)
+    domain = find_domain(subject.card, data_path)
+    general = find_general(general_path, domain.train, replayed_file(subject.card))
     measured = measure(subject, domain, general, find_probes(probes_path), budget, say)
     lexicon = lexicon_of(subject.tokenizer, [*domain.train, *domain.held_out, *general.measuring, *general.other])
     measured = checked(measured, lexicon)
-    history = read_history(adapter, subject.files.card)
+    history = read_history(adapter, subject.card)
     data, run = _facts(subject, domain)
     pictures = {
         "scale": figures.draw_sweep(measured.sweep) if measured.sweep else None,
-        "probes": figures.draw_probes(measured.probing) if measured.probing else None,
+        "probes": figures.draw_probes(measured.probing, subject.tuned.noun) if measured.probing else None,
         "lengths": figures.draw_lengths(data.lengths, subject.cutoff_len, "tokens") if data.lengths else None,
     }
     drawn = figures.draw_curves(history) | {name: png for name, png in pictures.items() if png is not None}
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     name = adapter.resolve().name
+    on_top = on_top_of(name, subject.card)
     verdict = judge(measured, data.replay_ratio, history)
-    found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn)
+    found = Findings(name, made, budget.spent(), verdict, measured, history, data, run, drawn, on_top)
     put_in_place(_write_files(adapter, found), adapter / FOLDER)
-    for sentence in (*verdict.sentences, *verdict.hints):
+    for sentence in (*on_top, *verdict.sentences, *verdict.hints):
         say(tagged("report", sentence))
     page = adapter / FOLDER / INDEX
     say(tagged("report", f"{page} ({budget.spent():.0f} s)"))
@@ -91,8 +96,8 @@ def _facts(subject: Subject, domain: Domain) -> tuple[DataFacts, RunFacts]:
     )
     lengths = encoded.report.lengths.tolist() if encoded else []
     return (
-        data_facts(subject.files.card, domain.source, domain.train, lengths),
-        run_facts(subject.files, subject.base, subject.template.name, subject.precision.precision),
+        data_facts(subject.card, domain.source, domain.train, lengths),
+        run_facts(subject.tuned, subject.base, subject.template.name, subject.precision.precision),
     )
 
 
@@ -131,8 +136,8 @@ def as_json(found: Findings) -> dict[str, Any]:
     return _finite(
         {
             "format": 1, "adapter": found.name, "made": found.made, "seconds": round(found.seconds, 1),
-            "verdict": verdict, **measured, "outlook": _outlook(found.history), "data": data,
-            "run": dataclasses.asdict(found.run),
+            "on_top": list(found.on_top), "verdict": verdict, **measured, "outlook": _outlook(found.history),
+            "data": data, "run": dataclasses.asdict(found.run),
         }
     )  # fmt: skip
 

@@ -190,7 +190,7 @@ class Measured:
     """Everything. What could not be measured is None, and `notes` says why, by section.
 
     `own_answers`: the loss of the base's own answers to general questions, which says how far the adapter moved away
-    from it, for better or worse.
+    from it, for better or worse. `of_text`: the held-out rows are raw text, which answers nothing.
     """
 
     general: Change
@@ -203,4 +203,5 @@ class Measured:
     probing: Probing | None = None
     drift: Drift | None = None
     sweep: Sweep | None = None
+    of_text: bool = False
     notes: dict[str, list[str]] = field(default_factory=dict)

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from alpaca.evaluation.budget import SWEPT, SWEPT_OTHERS
 from alpaca.evaluation.gain import Answers, answers_of
-from alpaca.evaluation.losses import RowLosses, row_losses
+from alpaca.evaluation.losses import RowLosses, Scored, row_losses
 from alpaca.evaluation.results import ScalePoint, Sweep
 from alpaca.evaluation.verdict import recommend_scale
-from alpaca.packed.scoring import ScoringModel
 from alpaca.prompts.encode import Encoded
 from alpaca.prompts.foreign import ForeignRows
 
@@ -58,7 +57,7 @@ class AtScale:
         return answers_of(self.domain.last_answers(self.rows.domain), self.foreign, self.rows.foreign)
 
 
-def measure_at(model: ScoringModel, rows: Rows, scale: float, done: Callable[[int], object]) -> AtScale:
+def measure_at(model: Scored, rows: Rows, scale: float, done: Callable[[int], object]) -> AtScale:
     """Measure at `scale` what belongs to it; `done` is told of tokens. Raises NonFiniteLoss."""
     rows = rows.at(scale)
     domain, foreign, general = (

@@ -24,11 +24,11 @@ def domain(found: Findings) -> Html:
                    f"({change.tokens:,} tokens of answers). The loss says how much the right answers surprise "
                    "the model, the perplexity between how many words (or pieces of words) it wavers at each place: "
                    "lower is better.")  # fmt: skip
-        parts += [paragraph(meaning), loss_table([("your held-out rows", change)])]
+        parts += [paragraph(meaning), loss_table([("your held-out rows", change)], found.run.noun)]
         if change.difference.low <= 0 <= change.difference.high:
             parts.append(paragraph(hidden_by_rows(change.difference, change.rows), "note"))
     if gain is not None:
-        parts += _gain_parts(gain)
+        parts += _gain_parts(gain, found.run.noun)
     parts += notes_on(found, "gain")
     if (familiar := found.history.familiar) is not None:
         language = f" ({familiar.language})" if familiar.language else ""
@@ -42,7 +42,7 @@ def domain(found: Findings) -> Html:
     return concat(parts)
 
 
-def _gain_parts(gain: GainParts) -> list[Html]:
+def _gain_parts(gain: GainParts, noun: str) -> list[Html]:
     """Manner and matter, and whether an answer's own question is told from others."""
     rows = [
         [name, f"{part.value:+.2f}", f"{part.low:+.2f} to {part.high:+.2f}"]
@@ -55,13 +55,13 @@ def _gain_parts(gain: GainParts) -> list[Html]:
                   "says about its answer."),
         table(["gain in loss per token", "", "95 % interval"], rows),
         paragraph(f"Of {plural(gain.rows, 'answer')}, {gain.told_before:.0%} are likeliest after their own question "
-                  f"with the base, {gain.told_after:.0%} with the adapter."),
+                  f"with the base, {gain.told_after:.0%} with the {noun}."),
     ]  # fmt: skip
 
 
-def loss_table(changes: list[tuple[str, Change]]) -> Html:
+def loss_table(changes: list[tuple[str, Change]], noun: str) -> Html:
     """Losses before and after, rounded; report.json has them whole."""
-    head = ["", "rows", "loss, base", "loss, adapter", "change", "95 % interval", "perplexity"]
+    head = ["", "rows", "loss, base", f"loss, {noun}", "change", "95 % interval", "perplexity"]
     rows = []
     for name, change in changes:
         gap, (before, after) = change.difference, change.perplexities
@@ -74,17 +74,17 @@ def loss_table(changes: list[tuple[str, Change]]) -> Html:
 # --- when nobody asked ----------------------------------------------------------------------------------------------
 def drift(found: Findings) -> Html:
     drift = found.measured.drift
-    parts = [paragraph("An adapter that learned too narrowly answers everything with its own subject. This counts such "
+    parts = [paragraph("What learned too narrowly answers everything with its own subject. This counts such "
                        "answers to questions that have nothing to do with your data.")]  # fmt: skip
     parts += notes_on(found, "drift")
-    return concat(parts + (_drift_parts(drift) if drift else []))
+    return concat(parts + (_drift_parts(drift, found.run.noun) if drift else []))
 
 
-def _drift_parts(drift: Drift) -> list[Html]:
+def _drift_parts(drift: Drift, noun: str) -> list[Html]:
     counts = facts([
         ("questions outside your data", drift.asked),
         ("answers that talk like your data, base", f"{drift.before} ({percent(drift.before, drift.asked)})"),
-        ("answers that talk like your data, adapter", f"{drift.after} ({percent(drift.after, drift.asked)})"),
+        (f"answers that talk like your data, {noun}", f"{drift.after} ({percent(drift.after, drift.asked)})"),
     ])  # fmt: skip
     known = "" if drift.recognised is None else f" Of your own held-out answers it recognises {drift.recognised:.0%}."
     how = (f"An answer talks like your data if more than {drift.threshold:.0%} of its content words are among the "
@@ -93,17 +93,18 @@ def _drift_parts(drift: Drift) -> list[Html]:
     parts = [counts, paragraph(how, "note"), paragraph(hidden_by_answers(drift.asked, drift.before), "note")]
     if drift.worst:
         parts.append(heading("The worst"))
-        parts += [article(sample) for sample in drift.worst[:SHOWN_WORST]]
+        parts += [article(sample, noun) for sample in drift.worst[:SHOWN_WORST]]
         if drift.worst[SHOWN_WORST:]:
-            parts.append(
-                folded(f"{len(drift.worst) - SHOWN_WORST} more", concat(map(article, drift.worst[SHOWN_WORST:])))
-            )
+            more = concat(article(sample, noun) for sample in drift.worst[SHOWN_WORST:])
+            parts.append(folded(f"{len(drift.worst) - SHOWN_WORST} more", more))
     return [*parts, folded("Words of your data", Html('<p dir="auto">{}</p>').format(", ".join(drift.words)))]
 
 
 # --- the scale ------------------------------------------------------------------------------------------------------
 def sweep(found: Findings) -> Html:
     sweep = found.measured.sweep
+    if found.run.noun == "model":
+        return concat(notes_on(found, "sweep"))
     parts = [paragraph("adapter_scale sets the strength of the adapter when it answers, without training again: less "
                        "of it keeps more of the base.")]  # fmt: skip
     parts += notes_on(found, "sweep")
@@ -146,9 +147,10 @@ def curves(found: Findings) -> Html:
     parts.append(side_by_side(figure(found.figures[name], f"{what} over the steps") for name, what in drawn))
     if history.validation:
         step, best = min(history.validation, key=lambda point: point[1])
+        noun = found.run.noun
         parts.append(
             paragraph(
-                f"The lowest held-out loss was {best:.2f}, at step {step:.0f}; the adapter is the one of that step."
+                f"The lowest held-out loss was {best:.2f}, at step {step:.0f}; the {noun} is the one of that step."
             )
         )
     if history.still_falling is not None:

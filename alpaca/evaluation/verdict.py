@@ -104,7 +104,10 @@ def _mark(kind: Gained, forgetting: Forgetting, *, proved: bool) -> str:
 def _tested(measured: Measured) -> list[str]:
     found = []
     if measured.domain is not None:
-        found.append(f"how likely the right answers of {plural(measured.domain.rows, 'held-out row')} are")
+        what = f"{plural(measured.domain.rows, 'held-out part')} of your text" if measured.of_text else (
+            f"the right answers of {plural(measured.domain.rows, 'held-out row')}"
+        )  # fmt: skip
+        found.append(f"how likely {what} are")
     if measured.gain is not None:
         found.append("how much of that is manner, and how much matter")
     if (facts := measured.facts) is not None:
@@ -126,7 +129,7 @@ def _untested(measured: Measured) -> list[str]:
         found.append(_unread(measured.facts))
     if measured.domain is None:
         found.append("whether it learned anything")
-    elif measured.gain is None:
+    elif measured.gain is None and not measured.of_text:
         found.append("whether it learned what the answers say, or only how they are written")
     if measured.probing is None:
         found.append("whether it still answers simple questions")

@@ -12,7 +12,6 @@ from alpaca.base.load import load_model
 from alpaca.base.precision import weight_bytes
 from alpaca.device import free_memory, pick_device
 from alpaca.errors import ExportFailed, ExportRefused
-from alpaca.export.chat_template import rendered
 from alpaca.export.greedy import greedy_answers, mean_loss
 from alpaca.export.leaving import Leaving
 from alpaca.export.proof import Answered, Proof, plain
@@ -20,6 +19,7 @@ from alpaca.export.questions import Question, forty_questions
 from alpaca.progress import Say, progress
 from alpaca.prompts.control import control_tokens
 from alpaca.prompts.encode import encode_prompt, encode_segments
+from alpaca.prompts.jinja import rendered
 from alpaca.words import one_line, size_text
 
 if TYPE_CHECKING:

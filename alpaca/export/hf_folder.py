@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alpaca.base.headers import read_config
-from alpaca.convert.safetensors_writer import TensorPlan, shard_names, split_plan, write_index, write_shard
+from alpaca.convert.model_folder import SHARD, STORED, write_settings, write_tokenizer, write_weights
+from alpaca.convert.safetensors_writer import TensorPlan
 from alpaca.errors import ExportRefused
 from alpaca.export.leaving import Leaving
 from alpaca.export.weights import MergedWeights
-from alpaca.progress import progress
 
 if TYPE_CHECKING:
     import torch
 
-SHARD = 5_000_000_000
-STORED = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
 AS_BASE = "auto"
 """Every tensor in the dtype that it has in the base."""
-_TOKENIZER = (
-    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
-)  # fmt: skip
-TEMPLATE = "chat_template.jinja"
 
 
 def size(leaving: Leaving, precision: str) -> int:
@@ -38,15 +28,10 @@ def size(leaving: Leaving, precision: str) -> int:
 def write_folder(leaving: Leaving, folder: Path, precision: str, shard: int = SHARD) -> None:
     """Weights, config, generation config and tokenizer. Raises ExportRefused for numbers that fp16 can't hold."""
     weights = leaving.weights
-    shards = split_plan(_plans(weights, precision), shard)
-    names = shard_names(len(shards))
-    with progress(f"writing {leaving.name}", sum(plan.n_bytes for plans in shards for plan in plans)) as update:
-        for name, plans in zip(names, shards, strict=True):
-            write_shard(folder / name, plans, _in_dtype(weights, [plan.name for plan in plans], precision), update)
-    if len(names) > 1:
-        write_index(folder, names, shards)
-    write_settings(leaving, folder, precision)
-    write_tokenizer(leaving, folder)
+    plans = _plans(weights, precision)
+    write_weights(plans, lambda names: _in_dtype(weights, names, precision), folder, leaving.name, shard)
+    write_settings(leaving.base, leaving.tokenizer, leaving.ends, main_precision(weights, precision), folder)
+    write_tokenizer(leaving.base, leaving.tokenizer, leaving.jinja, folder)
 
 
 def _plans(weights: MergedWeights, precision: str) -> list[TensorPlan]:
@@ -83,32 +68,3 @@ def in_dtype(name: str, tensor: torch.Tensor, precision: str) -> torch.Tensor:
     if not torch.isfinite(stored).all():
         raise ExportRefused(f"{name} holds numbers that {precision} can't: take --dtype bf16 or fp32")
     return stored
-
-
-def write_settings(leaving: Leaving, folder: Path, precision: str) -> None:
-    """config.json, the base's with the dtype in both spellings, and generation_config.json with every turn end."""
-    named = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[main_precision(leaving.weights, precision)]
-    config = read_config(leaving.base) | {"dtype": named, "torch_dtype": named}
-    _write(folder / "config.json", config)
-    path = leaving.base / "generation_config.json"
-    generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    ids = {f"{kind}_token_id": getattr(leaving.tokenizer, f"{kind}_token_id") for kind in ("bos", "pad")}
-    generation |= {name: value for name, value in ids.items() if value is not None}
-    ends = list(leaving.ends)
-    _write(folder / "generation_config.json", generation | {"eos_token_id": ends if len(ends) > 1 else ends[0]})
-
-
-def write_tokenizer(leaving: Leaving, folder: Path) -> None:
-    """The base's own files, with the template that the model was trained with, where old and new versions look."""
-    for name in _TOKENIZER:
-        if (leaving.base / name).is_file():
-            shutil.copyfile(leaving.base / name, folder / name)
-    if not (folder / "tokenizer_config.json").is_file():
-        leaving.tokenizer.save_pretrained(folder)
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    _write(folder / "tokenizer_config.json", config | {"chat_template": leaving.jinja})
-    (folder / TEMPLATE).write_text(leaving.jinja, encoding="utf-8")
-
-
-def _write(path: Path, content: dict[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

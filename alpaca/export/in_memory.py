@@ -9,10 +9,10 @@ from typing import Any
 from alpaca.base.load import load_model
 from alpaca.errors import BadBase, CheckUnavailable
 from alpaca.export.agreement import Reply, Said
-from alpaca.export.chat_template import rendered
 from alpaca.export.greedy import Greedy, greedy_answers
 from alpaca.export.proof import Answered
 from alpaca.progress import progress
+from alpaca.prompts.jinja import rendered
 from alpaca.words import one_line
 
 

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca.adapter.base_template import base_template
 from alpaca.adapter.card import Card, read_card
+from alpaca.base.ends import end_ids
 from alpaca.base.find import resolve_base
-from alpaca.base.headers import embedding_rows, fingerprint
+from alpaca.base.headers import fingerprint
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import BadSetting, ExportRefused
-from alpaca.export.chat_template import chat_template
 from alpaca.export.weights import MergedWeights, Strength
 from alpaca.progress import Say
 from alpaca.prompts.find import load_template
+from alpaca.prompts.jinja import begins_with_bos, chat_template
 from alpaca.prompts.template import Template
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.composition import Composition, parse_composition
@@ -44,7 +46,7 @@ class Leaving:
     @property
     def begins_with_bos(self) -> bool:
         """Whether the tokenizer puts BOS in front of every text."""
-        return _begins_with_bos(self.tokenizer)
+        return begins_with_bos(self.tokenizer)
 
     @property
     def card(self) -> Card | None:
@@ -73,18 +75,19 @@ def leaving(base_model: str | None, adapter: str, scale: float, template_name: s
     if not 0 < scale <= 4:
         raise BadSetting(f"--adapter_scale is {scale:g}: a number over 0 and at most 4")
     found = [(store.find(str(part.source), trusted=True), part.scale * scale) for part in composition.parts]
+    store.notice_alone([adapter for adapter, _ in found])
     strengths = tuple(Strength(adapter.files, strength) for adapter, strength in found)
-    template, reason = _template([adapter for adapter, _ in found], template_name, tokenizer)
+    template, reason = _template([adapter for adapter, _ in found], template_name, base, tokenizer)
     say(f"base: {base.name}")
     say(f"adapters: {joined(f'{used.name} at {used.scale:g}' for used in strengths) or 'none, the base alone'}")
     say(f"template: {template.name} ({reason})")
-    jinja = chat_template(template, begins_with_bos=_begins_with_bos(tokenizer))
+    jinja = chat_template(template, begins_with_bos=begins_with_bos(tokenizer))
     name = plain_name("-".join(map(_called, strengths)), "adapter") if strengths else plain_name(base.name, "base")
     held = tuple(adapter for adapter, _ in found)
-    return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template), held)
+    return Leaving(base, name, tokenizer, template, strengths, jinja, end_ids(base, tokenizer, template.turn_end), held)
 
 
-def _template(adapters: Sequence[Adapter], wanted: str, tokenizer: Any) -> tuple[Template, str]:
+def _template(adapters: Sequence[Adapter], wanted: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
     """The template that is carried, and why this one."""
     if wanted:
         return load_template(wanted, tokenizer), "as asked"
@@ -95,28 +98,12 @@ def _template(adapters: Sequence[Adapter], wanted: str, tokenizer: Any) -> tuple
     if carded:
         return carded[0], "the adapter was trained with it"
     card = "the adapter has no card, and " if adapters else ""
-    why = "the base has a chat template" if tokenizer.chat_template else "the base has no chat template"
-    return load_template("auto", tokenizer), f"{card}{why}"
-
-
-def end_ids(base: Path, tokenizer: Any, template: Template) -> tuple[int, ...]:
-    """The tokens that end an answer here: EOS, the template's turn end, and those that the base's settings name."""
-    from transformers import GenerationConfig
-
-    ids = [tokenizer.eos_token_id, template.turn_end]
-    if (base / "generation_config.json").is_file():
-        named = GenerationConfig.from_pretrained(str(base)).eos_token_id
-        ids += named if isinstance(named, list) else [named]
-    rows = embedding_rows(base, len(tokenizer))
-    return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < rows))
+    template, why = base_template(base, tokenizer)
+    return template, f"{card}{why}"
 
 
 def _called(used: Strength) -> str:
     return used.name if used.scale == 1 else f"{used.name}-{used.scale:g}"
-
-
-def _begins_with_bos(tokenizer: Any) -> bool:
-    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
 
 
 def plain_name(text: str, otherwise: str) -> str:

@@ -59,10 +59,15 @@ def packed_attention(
         raise ValueError(f"packed attention takes one row of tokens, not {query.shape[0]}")
     bounds = bounds or [0, query.shape[2]]
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    parts = [
-        _attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], scale, dropout)
-        for start, end in pairwise(bounds)
-    ]
+    where = query.device.type
+    if torch.is_autocast_enabled(where):  # which would choose for each product inside; all of it is in one dtype
+        low = torch.get_autocast_dtype(where)
+        query, key, value = query.to(low), key.to(low), value.to(low)
+    with torch.autocast(where, enabled=False):
+        parts = [
+            _attend(query[:, :, start:end], key[:, :, start:end], value[:, :, start:end], scale, dropout)
+            for start, end in pairwise(bounds)
+        ]
     return (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)), None
 
 

@@ -1,8 +1,8 @@
 """Layers that keep for the backward pass only what they can't compute again.
 
-The base is frozen, so most of what autograd saves by default is not needed: a LoRA layer needs its input and the
-rank-sized product, SwiGLU its two inputs, RMSNorm its input and one number per row. The forward results are those of
-the layers they stand for, operation by operation.
+Most of what autograd saves by default is not needed: over a frozen base, a LoRA layer needs its input and the
+rank-sized product; SwiGLU needs its two inputs, RMSNorm its input and one number per row, trained or not. The forward
+results are those of the layers they stand for, operation by operation.
 """
 
 from __future__ import annotations
@@ -106,26 +106,33 @@ class RmsNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         normed = x.float().mul_(scale)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = (grad * normed).reshape(-1, len(weight)).sum(0).to(weight.dtype)
         grad_normed = (grad * weight).float()
         along = (grad_normed * normed).mean(-1, keepdim=True)
-        return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), None, None
+        return grad_normed.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
 
 
 class LeanLoraLinear(lora.Linear):
     """PEFT's LoRA layer with a forward that keeps only its input; PEFT's own in every case this one does not cover."""
 
     def lean_parts(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, float] | None:
-        """(W, bias, A, B, scaling) in the base's dtype, or None where PEFT's own forward is needed."""
-        names = self.active_adapters
-        if self.disable_adapters or self.merged or len(names) != 1 or names[0] not in self.lora_A:
+        """(W, bias, A, B, scaling) of the active adapters in the base's dtype, or None where PEFT's own forward is
+        needed."""
+        names = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or not names:
             return None
-        name = names[0]
-        if (isinstance(self.lora_dropout[name], nn.Dropout) and self.training) or name in self.lora_variant:
-            return None
+        for name in names:
+            if (isinstance(self.lora_dropout[name], nn.Dropout) and self.training) or name in self.lora_variant:
+                return None
         dense: Any = self.base_layer
-        adapter: tuple[Any, Any] = self.lora_A[name], self.lora_B[name]
-        a, b = (part.weight.to(dense.weight.dtype) for part in adapter)
-        return dense.weight, dense.bias, a, b, self.scaling[name]
+        parts: list[tuple[Any, Any]] = [(self.lora_A[name], self.lora_B[name]) for name in names]
+        a_s, b_s = ([part.weight.to(dense.weight.dtype) for part in side] for side in zip(*parts, strict=True))
+        if len(names) == 1:
+            return dense.weight, dense.bias, a_s[0], b_s[0], self.scaling[names[0]]
+        scaled = [b * self.scaling[name] for name, b in zip(names, b_s, strict=True)]
+        return dense.weight, dense.bias, torch.cat(a_s), torch.cat(scaled, dim=1), 1.0  # one of all their ranks
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         parts = self.lean_parts() if not args and not kwargs else None
@@ -153,7 +160,7 @@ class LeanSwiglu(nn.Module):
 
 
 class LeanRmsNorm(nn.Module):
-    """A frozen root-mean-square norm."""
+    """A root-mean-square norm."""
 
     def __init__(self, norm: Any) -> None:
         super().__init__()
@@ -165,7 +172,7 @@ class LeanRmsNorm(nn.Module):
 
 
 def make_lean(model: nn.Module) -> nn.Module:
-    """Put the lean forms of RMSNorm and SwiGLU into a frozen model in place; parameter names stay as they were."""
+    """Put the lean forms of RMSNorm and SwiGLU into a model in place; parameter names stay as they were."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child).__name__ in RMS_NORMS:

@@ -35,9 +35,8 @@ class PackedModel(nn.Module):
         self, input_ids: Tensor, position_ids: Tensor, bounds: list[int], label_positions: Tensor, targets: Tensor
     ) -> Tensor:
         """input_ids, position_ids [1, n]; bounds [0, …, n]; label_positions, targets [m] → summed loss, fp32."""
+        # An idle micro-batch, without a label, still takes part in every collective of sharded training.
         hidden = self.decode(input_ids, position_ids, bounds)
-        if not len(targets):  # an idle micro-batch still takes part in every collective of sharded training
-            return hidden.sum().float() * 0.0
         return head_loss(hidden[label_positions], self.head, targets)
 
     @property

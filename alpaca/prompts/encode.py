@@ -14,8 +14,9 @@ from alpaca.errors import BadMessages, BadSetting, BadTemplate
 from alpaca.prompts.codec import Codec, Part, Span
 from alpaca.prompts.example import Example
 from alpaca.prompts.percentiles import PERCENTS, percentiles
+from alpaca.prompts.pieces import Cutter, raw_segments
 from alpaca.prompts.template import Segment, Template
-from alpaca.words import numbered_rows, percent
+from alpaca.words import numbered_rows, percent, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +56,8 @@ class LengthReport:
     """What became of the examples under a cutoff. `lengths`: tokens of each, before truncation, int32.
 
     `split`: rows that became several examples, of which each trains its last answer. `cut`: rows of raw text that
-    became several examples, each of at most the cutoff. `refused` have no length.
+    became several examples, each of at most the cutoff; of parts of a longer text, `lengths` are those of the pieces.
+    `refused` have no length.
     """
 
     cutoff_len: int
@@ -88,7 +90,7 @@ class LengthReport:
             )
         if self.cut:
             pieces = f"pieces of at most {self.cutoff_len} tokens"
-            lines.append(f"{len(self.cut)} texts cut into {pieces}: {numbered_rows(self.cut)}")
+            lines.append(f"{plural(len(self.cut), 'text')} cut into {pieces}: {numbered_rows(self.cut)}")
         for rows, why in ((self.dropped_too_long, " as too long"), (self.dropped_no_label, ", nothing to train on")):
             if rows:
                 lines.append(f"{len(rows)} dropped{why}: {numbered_rows(rows)}")
@@ -152,15 +154,15 @@ def encode_examples(
     where its first turn alone is too long, the end of its response; the turn end stays the last token and is trained.
     It is dropped if its prompt leaves no room for one token of a response and the turn end.
 
-    Raw text is cut into pieces of at most `cutoff_len` and nothing of it is dropped; EOS ends it, and every token is
-    trained. What the template refuses is left out and reported. A conversation whose earlier answers it rewrites
-    becomes one example for each answer.
+    Raw text is cut into pieces of at most `cutoff_len`, at paragraphs where possible, and nothing of it is dropped; EOS
+    ends it, unless it goes on, and every token is trained. What the template refuses is left out and reported. A
+    conversation whose earlier answers it rewrites becomes one example for each answer.
     """
     import numpy as np
 
     if cutoff_len < 1 or over_length not in ("truncate", "drop"):
         raise BadSetting(f"cutoff_len {cutoff_len} (at least 1) or over_length '{over_length}' (truncate or drop)")
-    codec = Codec.of(tokenizer)
+    codec, cutter = Codec.of(tokenizer), Cutter(tokenizer)
     kept: list[Encoded] = []
     lengths: list[int] = []
     report = LengthReport(cutoff_len, 0, 0, [], [], np.empty(0, dtype=np.int32))
@@ -173,10 +175,15 @@ def encode_examples(
                 continue
             conversations = [next(encoded) for _ in found]
             if example.raw:
-                pieces = _cut(_join(codec.encode([_raw(example)])[0], example.row), cutoff_len)
-                lengths.append(sum(map(len, pieces)) - len(pieces) + 1)
+                ids = _raw_ids(conversations[0], codec.eos, goes_on=bool(example.place and not example.place.ends))
+                if len(ids) < 2:
+                    lengths.append(len(ids))
+                    report.dropped_no_label.append(example.row)
+                    continue
+                pieces = cutter.pieces(ids, cutoff_len)
+                lengths += map(len, pieces) if example.place else [len(ids)]
                 report.cut.extend([example.row] * (len(pieces) > 1))
-                kept += pieces
+                kept += [Encoded(piece, [(1, len(piece))], example.row) for piece in pieces]
                 continue
             whole = [sum(len(part.ids) for part in parts) for parts in conversations]
             lengths.append(max(whole, default=0))
@@ -239,7 +246,7 @@ def _truncate(parts: list[Part], cutoff_len: int) -> bool:
 def _conversations(template: Template, example: Example, refused: list[Refusal]) -> list[list[Segment]] | None:
     """The example as conversations to train on, none of them without an answer; None where the template refuses it."""
     if example.raw:
-        return []
+        return [raw_segments(example)]
     if example.turns[-1].output is None:  # a question without its answer
         example = replace(example, turns=example.turns[:-1])
     try:
@@ -249,18 +256,10 @@ def _conversations(template: Template, example: Example, refused: list[Refusal])
         return None
 
 
-def _raw(example: Example) -> list[Segment]:
-    text = example.turns[0].output or ""
-    return [Segment(text, True, ((0, len(text)),))]
-
-
-def _cut(encoded: Encoded, most: int) -> list[Encoded]:
-    """A text in pieces of at most `most` tokens, each of which begins with the last token of the one before: a first
-    token is never trained, so every token is trained once."""
-    most = max(most, 2)
-    ids = encoded.input_ids
-    pieces = [ids[start : start + most] for start in range(0, max(1, len(ids) - 1), most - 1)]
-    return [Encoded(piece, [(1, len(piece))], encoded.row) for piece in pieces]
+def _raw_ids(parts: Sequence[Part], eos: int, *, goes_on: bool) -> list[int]:
+    """All ids of a text, with EOS at its end."""
+    ids = [token for part in parts for token in part.ids]
+    return ids if goes_on or ids[-1:] == [eos] else [*ids, eos]
 
 
 def _last_answer(parts: Sequence[Part]) -> list[Part]:

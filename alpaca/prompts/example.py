@@ -11,7 +11,18 @@ from typing import Any
 from alpaca.prompts.messages import read_messages
 from alpaca.prompts.turn import Turn, text_problem
 
-__all__ = ["Example", "Turn", "text_problem"]
+__all__ = ["Example", "Place", "Turn", "text_problem"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a part of a longer text stands: its first and last passage, counted from 0, and what joins it to the text
+    before it. `ends`: the whole text ends with it."""
+
+    first: int
+    last: int
+    joint: str = ""
+    ends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +31,7 @@ class Example:
 
     `raw`: no conversation but plain text, which is the output of a single turn without a question. It is trained as it
     stands, every token of it, without a template. `tools`: the schemas of the tools that may be called, a JSON list as
-    text, or "".
+    text, or "". `place`: of raw text that is part of a longer one.
     """
 
     turns: tuple[Turn, ...]
@@ -28,6 +39,7 @@ class Example:
     row: int = 0
     raw: bool = False
     tools: str = ""
+    place: Place | None = None
 
     @classmethod
     def single(
@@ -37,9 +49,9 @@ class Example:
         return cls((Turn(instruction, input, output),), system, row)
 
     @classmethod
-    def text(cls, text: str, *, row: int = 0) -> Example:
+    def text(cls, text: str, *, row: int = 0, place: Place | None = None) -> Example:
         """Plain text to train on as it stands."""
-        return cls((Turn("", "", text),), row=row, raw=True)
+        return cls((Turn("", "", text),), row=row, raw=True, place=place)
 
     @classmethod
     def from_messages(cls, messages: Sequence[Mapping[str, Any]], *, row: int = 0) -> Example:

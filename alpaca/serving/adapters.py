@@ -12,13 +12,14 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alpaca.adapter.ancestry import Ancestor, asked_together, file_sha256
 from alpaca.adapter.card import CARD, Card, check_special_tokens
-from alpaca.adapter.folder import AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
+from alpaca.adapter.folder import WEIGHTS, AdapterFiles, BaseShape, Stamp, check_there, parts, stamp, verify_files
 from alpaca.cancellation import NEVER, Cancellation
 from alpaca.errors import AdapterChanged, AdapterNotFound, AlpacaError, DownloadRefused, DownloadsBusy
 from alpaca.prompts.find import template_from_card
@@ -28,6 +29,7 @@ from alpaca.serving.composition import called
 from alpaca.serving.download import Limits
 from alpaca.serving.flights import Crowded, Flights
 from alpaca.serving.roots import ARCHIVES, Root, not_there
+from alpaca.words import joined
 
 MAX_SOURCE = 2048  # characters
 REMEMBERED = 256
@@ -84,6 +86,8 @@ class Adapter:
     files: AdapterFiles  # its card without template and what only readers need
     template: Template | None  # the one it was trained with; None without a card
     hold: Hold | None = field(default=None, repr=False, compare=False)
+    weights_sha256: str = ""
+    beside: tuple[Ancestor, ...] = ()  # the adapters that it was trained beside, and answers together with
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,7 @@ class AdapterStore:
         self._limits = limits or Limits()
         self._say = say
         self._remembered: OrderedDict[tuple[str, str], _Found] = OrderedDict()
+        self._noticed: set[str] = set()  # digests of adapters that were asked for without those they belong to
         self._lock = threading.Lock()
         self._downloads = Flights[Adapter]("adapter-download", threads=DOWNLOADS, waiting=DOWNLOADS)
         self._reads = Flights[Adapter]("adapter-store", threads=READS)
@@ -142,6 +147,22 @@ class AdapterStore:
             raise DownloadsBusy(
                 f"{called(source)}: {DOWNLOADS} requests wait for adapters to be downloaded already; ask again later"
             ) from None
+
+    def notice_alone(self, adapters: Sequence[Adapter]) -> None:
+        """Say once of an adapter that it was trained beside others which are not among those that answer: it is
+        answered all the same, and what it says then nobody trained."""
+        present = {adapter.weights_sha256 for adapter in adapters}
+        for adapter in adapters:
+            absent = [needed for needed in adapter.beside if needed.weights_sha256 not in present]
+            if absent and adapter.digest not in self._noticed:
+                self._noticed.add(adapter.digest)
+                names = [needed.name for needed in absent]
+                together = "+".join([*names, Path(adapter.name).name])
+                lacking = joined(f"{needed.name} (weights {needed.weights_sha256[:12]})" for needed in absent)
+                self._say(
+                    f"warning: adapter {adapter.name} was trained beside {lacking}, and is asked for without: it was "
+                    f"never trained like this. Ask for them together: {together}"
+                )
 
     def there(self, most: int) -> list[Adapter]:
         """The adapters in folders that requests may name, at most `most`; those that can't be served are left out."""
@@ -227,23 +248,25 @@ class AdapterStore:
 
     def _verified(self, folder: Path, name: str, hold: Hold | None) -> Adapter:
         files = verify_files(folder, self.base, name=name)
-        template = None
+        template, beside = None, tuple[Ancestor, ...]()
         if files.card is not None:
+            beside = tuple(asked_together(files.card.on_top_of))
             check_special_tokens(files.card, self._tokenizer)
             template = template_from_card(files.card.template, self._tokenizer)
             # What a stranger wrote beside that may be long, and is not kept.
             slim = Card(files.card.base_model, files.card.base_fingerprint, {}, files.card.special_tokens)
             files = dataclasses.replace(files, card=slim)
-        digest = content_digest(folder)
+        hashes = file_hashes(folder)
         if files.changed():
             raise AdapterChanged("its files were changed while they were read; ask for it again")
+        digest = _digest_of(hashes)
         card = (
             f"template {template.name}" if template else "no card (alpaca.json), so only names and shapes were checked"
         )
         self._say(
             f"adapter: {name}: rank {files.spec.r} on {len(files.modules)} modules, {card}, content {digest[:12]}"
         )
-        return Adapter(name, digest, files, template, hold)
+        return Adapter(name, digest, files, template, hold, hashes[WEIGHTS], beside)
 
 
 def check_source(source: str) -> None:
@@ -260,9 +283,13 @@ def check_source(source: str) -> None:
 
 def content_digest(folder: Path) -> str:
     """32 hex digits that stand for the contents of an adapter's files."""
-    digest = hashlib.sha256()
-    for path in parts(folder):
-        if path.is_file():
-            with path.open("rb") as handle:
-                digest.update(f"{path.name} {hashlib.file_digest(handle, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:32]
+    return _digest_of(file_hashes(folder))
+
+
+def file_hashes(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each of an adapter's files that is there, by its name."""
+    return {path.name: file_sha256(path) for path in parts(folder) if path.is_file()}
+
+
+def _digest_of(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256("".join(f"{name} {sha256}\n" for name, sha256 in hashes.items()).encode()).hexdigest()[:32]

@@ -99,6 +99,7 @@ class Admission:
         for adapter, scale in found:
             self.stack.check(adapter.name, adapter.files.spec, adapter.files.modules, scale)
         self._check_together([adapter for adapter, _ in found])
+        self.adapters.notice_alone([adapter for adapter, scale in found if scale])
         return found
 
     def _check_together(self, adapters: list[Adapter]) -> None:
@@ -167,7 +168,8 @@ def _shared_template(adapters: list[Adapter]) -> Template | None:
 
 def _named(adapter: Adapter) -> Named:
     template = adapter.template.name if adapter.template is not None else ""
-    return Named(Path(adapter.name).name, adapter.digest, template, adapter.files.written)
+    beside = tuple(needed.name for needed in adapter.beside)
+    return Named(Path(adapter.name).name, adapter.digest, template, adapter.files.written, beside)
 
 
 def _wording(template: Template) -> dict[str, Any]:

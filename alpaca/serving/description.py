@@ -23,6 +23,8 @@ class Named:
     """The one it was trained with; empty without a card."""
     created: int
     """Seconds since 1970."""
+    beside: tuple[str, ...] = ()
+    """The adapters that it was trained beside: it is meant to be asked together with them."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from alpaca.adapter.base_template import base_template
 from alpaca.base.find import WEIGHTS, resolve_base
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.base.precision import choose_precision, quantised_by_engine
 from alpaca.device import free_memory, pick_device
 from alpaca.progress import Say
-from alpaca.prompts.find import load_template
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.cache import plan_cache
 from alpaca.serving.decoder import Decoder, longest_context
@@ -56,19 +56,20 @@ def open_engine(
 ) -> Engine:
     """An engine for the base. `adapter` (a folder, archive or https URL) is for requests that name none.
 
-    The template is the one an adapter was trained with, else chat where the base has a chat template, else alpaca.
+    The template is the one an adapter was trained with, else the one that the base was tuned with here, else chat where
+    it has a chat template, else alpaca.
     Raises the errors of alpaca.adapter, and NoRoom.
     """
     limits = limits or EngineLimits()
     store = AdapterStore(base.folder, base.tokenizer, roots=limits.roots, say=say)
     default = None if adapter is None else DefaultAdapter(str(adapter), store, say)
-    template = load_template("auto", base.tokenizer)
+    template, reason = base_template(base.folder, base.tokenizer)
     say(f"adapter: {default.last.name if default else 'none'}")
     if default is not None and default.last.template is not None:
         say(f"template: {default.last.template.name} (the adapter was trained with it)")
     else:
         card = "" if default is None else "the adapter has no card; "
-        say(f"template: {template.name} ({card}{_auto_reason(base.tokenizer)})")
+        say(f"template: {template.name} ({card}{reason})")
     decoder, plan = _make_room(base, limits, say)
     return Engine(
         decoder,
@@ -131,7 +132,3 @@ def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
         ids += named if isinstance(named, list) else [named]
     vocabulary = len(model.get_input_embeddings().weight)
     return tuple(dict.fromkeys(i for i in ids if i is not None and 0 <= i < vocabulary))
-
-
-def _auto_reason(tokenizer: Any) -> str:
-    return "the base has a chat template" if tokenizer.chat_template else "the base has no chat template"

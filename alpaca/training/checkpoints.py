@@ -18,8 +18,9 @@ HIDDEN = ".saving-"  # how the names of what is written aside begin
 NEXT = "next-run"  # the folder of what is trained while the output folder holds an adapter
 RUN_FILE = "run.json"  # data and settings of the run
 STATE = "trainer_state.json"
-SINCE: dict[str, Any] = {"split": EXACT, "replay_kl": 0.0}  # what was so in every run before there was a setting for it
-NEEDED = (WEIGHTS, "optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
+# What was so in every run before there was a setting for it.
+SINCE: dict[str, Any] = {"split": EXACT, "replay_kl": 0.0, "finetuning_type": "lora", "ancestor": None}
+NEEDED = ("optimizer.pt", "scheduler.pt", STATE, RUN_FILE)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -68,8 +69,10 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
-def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base: Path) -> Path | None:
-    """The checkpoint to resume from; None for a fresh start.
+def find_checkpoint(
+    asked: str, output_dir: Path, identity: dict[str, Any], base: Path, weights: str = WEIGHTS
+) -> Path | None:
+    """The checkpoint to resume from; None for a fresh start. `weights`: its file of what is trained.
 
     `asked` is empty, a folder, or auto/true (the last one in `output_dir`, if there is one). Raises BadCheckpoint for a
     folder that can't be resumed exactly, or whose run had other data or settings; the message lists the differences.
@@ -77,7 +80,9 @@ def find_checkpoint(asked: str, output_dir: Path, identity: dict[str, Any], base
     checkpoint = _asked(asked, output_dir)
     if checkpoint is None:
         return None
-    lacking = [name for name in NEEDED if not (checkpoint / name).is_file()]
+    lacking = [name for name in (weights, *NEEDED) if not (checkpoint / name).is_file()]
+    if weights in lacking and RUN_FILE not in lacking and _kind(SINCE | read_run(checkpoint)) != _kind(identity):
+        lacking.remove(weights)  # it trained something else, which is said below
     if not any(checkpoint.glob("rng_state*.pth")):  # one for each process
         lacking.append("rng_state.pth")
     if lacking:
@@ -125,6 +130,10 @@ def read_run(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(run, dict):
         raise BadCheckpoint(f"{checkpoint / RUN_FILE} holds a {type(run).__name__}, not an object")
     return run
+
+
+def _kind(run: dict[str, Any]) -> Any:
+    return run.get("finetuning_type")
 
 
 def _short(value: Any) -> str:

@@ -14,7 +14,7 @@ from alpaca.errors import BadSetting
 from alpaca.paths import as_written
 from alpaca.training.config import FinetuneConfig, listed, number
 
-ROW_FILES = (".json", ".jsonl", ".csv", ".parquet")
+ROW_FILES = (".json", ".jsonl", ".csv", ".parquet", ".txt")
 # The tutorial's readers set these; BASE_MODEL is read where a base is looked for.
 ENVIRONMENT = {"MICRO_BATCH_SIZE": "micro_batch_size", "DATA_PATH": "data_path"}
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from alpaca.errors import BadSetting
 from alpaca.paths import as_written
 
 REPORTERS = ("none", "tensorboard", "wandb")
+FULL_OUTPUT = "alpaca-full"  # where a whole model goes unless told otherwise: lora-alpaca is an adapter's name
 
 
 def _option(
@@ -38,9 +39,13 @@ class FinetuneConfig:
         "", "folder, name under weights/, or hub id of the base; empty: the only one in weights/", path=True
     )
     data_path: str = _option(
-        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet or a hub data set", path=True
+        "data/alpacas.jsonl", "training rows: .json, .jsonl, .csv, .parquet, a plain .txt or a hub data set", path=True
     )
     output_dir: str = _option("lora-alpaca", "where the adapter folder goes", path=True)
+    adapter_path: str = _option(
+        "", "an adapter to go on with: a folder, an archive or an https URL; it stays as it is", path=True
+    )
+    new_adapter: bool = _option(False, "train a second adapter beside that of adapter_path, which stays in effect")
 
     num_epochs: float = _option(3.0, "times each row is seen; fractions are allowed", within=(0.001, 10_000))
     batch_size: int = _option(16, "examples in an optimizer step, over all processes", within=(1, 65_536))
@@ -91,6 +96,9 @@ class FinetuneConfig:
         within=(0, 1000),
     )
 
+    finetuning_type: str = _option(
+        "lora", "what is trained: an adapter of low rank, or all weights", choices=("lora", "full")
+    )
     lora_r: int = _option(16, "rank of the adapter", within=(1, 1024))
     lora_alpha: float = _option(32, "the adapter is scaled by lora_alpha / lora_r", within=(0.001, 1_000_000))
     lora_dropout: float = _option(
@@ -130,17 +138,24 @@ class FinetuneConfig:
     add_eos_token: bool = _option(True, "accepted for old command lines: EOS always ends a trained response")
     group_by_length: bool = _option(False, "accepted for old command lines: packing leaves no padding to save")
 
-    def __post_init__(self) -> None:
+    given: InitVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self, given: frozenset[str]) -> None:
+        self._given = given
         if self.wandb_project and self.report_to == "none":
             self.report_to = "wandb"
         self._check_values()
         if not self.lora_target_modules or not all(re.fullmatch(r"[\w.-]+", m) for m in self.lora_target_modules):
             self._refuse("lora_target_modules", "all-linear, or module names such as q_proj,v_proj")
+        if self.finetuning_type == "full":
+            self._check_full()
         if self.early_stopping_patience and self.val_set_size == 0:
             self._refuse("early_stopping_patience", "it needs validation rows, and val_set_size is 0")
         parse_columns(self.columns)
         if not self.output_dir.strip():
             self._refuse("output_dir", "name a folder")
+        if self.new_adapter and not self.adapter_path.strip():
+            self._refuse("new_adapter", "it goes beside another adapter: name that one with --adapter_path")
         if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
             self.micro_batch_size = self.batch_size
 
@@ -153,6 +168,31 @@ class FinetuneConfig:
                 self._refuse(setting.name, f"from {number(within[0])} to {number(within[1])}")
             if choices and value not in choices:
                 self._refuse(setting.name, f"choose {listed(choices)}")
+
+    def _check_full(self) -> None:
+        """Refuse what means nothing where all weights are trained, and give the result a folder of its own name."""
+        for setting in dataclasses.fields(self):
+            of_lora = setting.name.startswith("lora_") or setting.name in ("use_rslora", "use_dora")
+            default = setting.default if setting.default_factory is dataclasses.MISSING else setting.default_factory()
+            if of_lora and getattr(self, setting.name) != default:
+                self._refuse(setting.name, "finetuning_type full trains all weights and no adapter: leave it out")
+        if self.adapter_path:
+            self._refuse("adapter_path", "finetuning_type full trains all weights, no adapter: leave one of them out")
+        if self.quantization in ("int8", "nf4"):
+            self._refuse("quantization", "finetuning_type full trains all weights, in bf16 or fp32")
+        if self.replay_kl:
+            self._refuse(
+                "replay_kl",
+                "with finetuning_type full no base is left to teach: it would take a second copy of the weights. "
+                "Leave it out, and general rows are trained on like the data",
+            )
+        if self.output_dir == FinetuneConfig.output_dir:
+            self.output_dir = FULL_OUTPUT
+
+    def asks_for(self, name: str) -> bool:
+        """Whether someone wrote a setting down, and does not leave it to the run: known of what `from_sourced` made,
+        also where it is the default's value; elsewhere by the value."""
+        return name in self._given or getattr(self, name) != getattr(FinetuneConfig(), name)
 
     def _refuse(self, name: str, wanted: str) -> None:
         raise BadSetting(f"{name} is {getattr(self, name)!r}: {wanted}")
@@ -171,7 +211,7 @@ class FinetuneConfig:
                 hint = f"; did you mean {near[0]}?" if near else ""
                 raise BadSetting(f"{source}: there is no setting '{name}'{hint}")
             clean[name] = convert(name, str(fields[name].type), value, source)
-        return cls(**clean)
+        return cls(**clean, given=frozenset(clean))
 
     @staticmethod
     def from_yaml(path: Path) -> dict[str, Any]:

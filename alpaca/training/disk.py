@@ -15,20 +15,23 @@ BESIDES = 20_000_000  # records, report, and the tokens of the rows
 
 
 def needed(parameters: int) -> int:
-    """The most bytes that a run with that many trainable `parameters` writes: checkpoints and the adapter."""
+    """The most bytes that a run with that many trainable `parameters` writes: checkpoints and the result."""
     return parameters * (BYTES_PER_PARAMETER * CHECKPOINTS + 4) + BESIDES
 
 
-def check_room(folder: Path, parameters: int, *, resumes: bool) -> str:
-    """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough."""
-    wanted, free = needed(parameters), free_space(folder)
+def check_room(folder: Path, parameters: int, *, noun: str, smaller: str, resumes: bool) -> str:
+    """What the run writes into `folder` and what is free there. Raises DiskFull where that can't be enough.
+
+    `noun`: what comes out. `smaller`: what makes its files smaller, for the end of a sentence.
+    """
+    wanted, free, what = needed(parameters), free_space(folder), f"checkpoints and the {noun}"
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if resumes else 0
     if wanted > free + there:
         raise DiskFull(
-            f"{folder}: the run writes up to {wanted / 1e9:.2f} GB (checkpoints and the adapter), and {free / 1e9:.2f} "
-            "GB are free there. Make room, choose another --output_dir, or lower --lora_r"
+            f"{folder}: the run writes up to {wanted / 1e9:.2f} GB ({what}), and {free / 1e9:.2f} "
+            f"GB are free there. Make room, choose another --output_dir, or {smaller}"
         )
-    return f"checkpoints and the adapter take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
+    return f"{what} take up to {wanted / 1e9:.2f} GB of {free / 1e9:.1f} GB free in {folder}"
 
 
 @contextlib.contextmanager

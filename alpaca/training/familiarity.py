@@ -15,6 +15,7 @@ from alpaca.data.languages import UNCLEAR, language_of, languages_of
 from alpaca.data.reader import read_examples
 from alpaca.evaluation.history import ENGLISH, Familiarity
 from alpaca.packed.batch import label_count
+from alpaca.packed.taught import without_adapter
 from alpaca.progress import Say
 from alpaca.prompts.encode import Encoded
 from alpaca.prompts.example import Example
@@ -29,8 +30,6 @@ ROWS = 16  # of each: enough to tell a language that is known from one that is n
 def measure_familiarity(plan: Plan, trainer: PackedTrainer, say: Say) -> Familiarity | None:
     """Measure rows and English general answers, and say what it means; None where either is missing or has a loss that
     is not finite, which the training itself will find.
-
-    The adapter must still be without effect.
     """
     if trainer.is_fsdp_enabled or not SHIPPED.is_file():  # a sharded model is whole only inside training
         return None
@@ -68,7 +67,8 @@ def _loss_per_byte(plan: Plan, trainer: PackedTrainer, examples: Sequence[Exampl
     if not bytes_of_text:
         return None
     labels = sum(label_count(row) for row in encoded)
-    loss = trainer.loss_on(encoded, validation_packs(encoded, plan.budget[0]), finite=False)
+    with without_adapter(trainer.packed):
+        loss = trainer.loss_on(encoded, validation_packs(encoded, plan.budget[0]), finite=False)
     return loss * labels / bytes_of_text
 
 

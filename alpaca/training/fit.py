@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from dataclasses import dataclass
@@ -9,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from alpaca.base.load import load_model
 from alpaca.device import peak_memory
 from alpaca.packed import attention
-from alpaca.packed.layers import lean_lora, make_lean
 from alpaca.packed.model import PackedModel
-from alpaca.packed.taught import TaughtModel
 from alpaca.progress import Say, is_main_process, is_sharded, processes
 from alpaca.training import peers, sharded
 from alpaca.training.checkpoints import find_checkpoint, latest_run
@@ -28,7 +25,7 @@ from alpaca.training.output_folder import begin_run, complete_promotion, promote
 from alpaca.training.own_answers import Answers, answer_replay, kept_answers, write_answers
 from alpaca.training.plan import Plan, estimate, forecast_of, say_replay_and_steps, validation_packs, with_own_answers
 from alpaca.training.progress import StepProgress
-from alpaca.training.result import Finetuned, Outcome, write_adapter
+from alpaca.training.result import Finetuned, Outcome, write_result
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.trial import try_largest
 from alpaca.training.validation_file import FileLoss
@@ -36,7 +33,7 @@ from alpaca.words import clock, tagged
 
 
 def train(plan: Plan, say: Say) -> Finetuned:
-    """Carry out a plan: train (or resume from a checkpoint), write and verify the adapter. Raises AlpacaError."""
+    """Carry out a plan: train (or resume from a checkpoint), write and verify the result. Raises AlpacaError."""
     output, started = Path(plan.config.output_dir), time.monotonic()
     found = peers.from_main(lambda: begin(plan, say))
     checkpoint, work = found.checkpoint, found.folder
@@ -53,7 +50,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
         sharded.check_version(trainer.accelerator.state.fsdp_plugin)
         trainer.args.eval_on_start = bool(plan.validation_packs) and checkpoint is None
     tried, begun = try_largest(trainer, plan.steps, say), time.monotonic()
-    before = _loss_of_the_base(trainer, say)
+    before = _loss_at_the_start(trainer, plan.on_top.start if plan.on_top else "the base itself", say)
     evaluated = time.monotonic() - begun if before is not None else None
     file_before = _loss_of_the_file(plan, trainer)
     familiar = measure_familiarity(plan, trainer, say)
@@ -68,7 +65,7 @@ def train(plan: Plan, say: Say) -> Finetuned:
     file_loss = _compare_on_the_file(plan, file_before, _loss_of_the_file(plan, trainer))
     seconds, peak = time.monotonic() - started, peak_memory(plan.device)
     outcome = Outcome(before, after, _best_step(trainer), _history(trainer), seconds, peak, file_loss, familiar)
-    write_adapter(plan, trainer, outcome, say)
+    write_result(plan, trainer, outcome, say)
     if work != output and is_main_process():
         promote(output, say)
     if before is not None and after is not None:
@@ -93,7 +90,7 @@ def begin(plan: Plan, say: Say) -> Begun:
     output = Path(plan.config.output_dir)
     complete_promotion(output)
     asked, run = plan.config.resume_from_checkpoint, latest_run(output)
-    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base)
+    checkpoint = find_checkpoint(asked, run, plan.identity(), plan.base, plan.tuning.weights)
     kept = kept_answers(checkpoint, say) if checkpoint is not None and plan.replays_itself else None
     work = begin_run(output, checkpoint, say)
     if not plan.replays_itself:
@@ -104,40 +101,12 @@ def begin(plan: Plan, say: Say) -> Begun:
 
 
 def build_model(plan: Plan) -> PackedModel:
-    """The frozen base in its lean form with a fresh adapter: A random by the seed, B zero."""
+    """The base in its lean form, with what is trained open to gradients."""
     attention.register()
-    device = torch.device("cpu") if is_sharded() else plan.device  # whole it may fit on no GPU
-    model = load_model(plan.base, plan.precision.precision, device, plan.attention[0])
-    _stay_differentiable(model)
-    make_lean(model)
-    model.name_or_path = plan.base_name  # PEFT writes it down, and a path of this machine means nothing elsewhere
-    config = plan.config
-    lora = LoraConfig(
-        r=config.lora_r,
-        lora_alpha=config.lora_alpha,  # type: ignore[arg-type]
-        lora_dropout=config.lora_dropout,
-        target_modules=list(plan.spec.target_modules),
-        use_rslora=config.use_rslora,
-        use_dora=config.use_dora,
-        base_model_name_or_path=plan.base_name,
-        task_type="CAUSAL_LM",
-    )
-    torch.manual_seed(config.seed)
-    dense = plan.precision.precision in ("fp32", "bf16")  # a quantised layer is a Linear, too, but not of numbers
-    peft = get_peft_model(model, lean_lora(lora) if dense else lora)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    return TaughtModel(peft) if plan.taught else PackedModel(peft)
-
-
-def _stay_differentiable(model: torch.nn.Module) -> None:
-    """On processors with AVX512-BF16, bitsandbytes turns nf4 weights into a layout for inference at the first
-    evaluation, for good; after it no gradient passes through them, and nothing says so."""
-    layers: Any = model.modules()
-    for layer in layers:
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
+    held = plan.held
+    if is_sharded():  # whole it may fit on no GPU
+        held = dataclasses.replace(held, device=torch.device("cpu"))
+    return plan.tuning.build(held, taught=plan.taught is not None)
 
 
 def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
@@ -156,6 +125,7 @@ def make_trainer(plan: Plan, model: PackedModel) -> PackedTrainer:
         validation_packs=plan.validation_packs,
         run=plan.identity(),
         callbacks=callbacks,
+        tuning=plan.tuning,
         taught=plan.taught,
     )
     trainer.remove_callback(PrinterCallback)
@@ -212,17 +182,17 @@ def _reporters(config: FinetuneConfig) -> str:
     return config.report_to
 
 
-def _loss_of_the_base(trainer: PackedTrainer, say: Say) -> float | None:
-    """Validation loss with the adapter still without effect (B is zero)."""
+def _loss_at_the_start(trainer: PackedTrainer, start: str, say: Say) -> float | None:
+    """Validation loss before the first step. `start`: what it is of; a fresh adapter is without effect (B is zero)."""
     if not trainer.validation_packs or trainer.is_fsdp_enabled:  # a sharded model is whole only inside training
         return None
     loss = trainer.validation_loss()
-    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} (the base itself)")  # type: ignore[arg-type]
+    say(f"step    0/{len(trainer.train_dataset)}  validation loss {loss:.4f} ({start})")  # type: ignore[arg-type]
     return loss
 
 
 def _loss_of_the_file(plan: Plan, trainer: PackedTrainer) -> float | None:
-    """The loss on the second validation file as the adapter is now, None without such a file."""
+    """The loss on the second validation file as the model is now, None without such a file."""
     if plan.validation_file is None or trainer.is_fsdp_enabled:
         return None
     rows = plan.validation_file.examples

@@ -38,13 +38,15 @@ class Forecast:
     report: float  # seconds at most
     token_seconds: float
     answer_tokens: int = 0  # of the base's own answers, at most; those that were made before are among them
+    taught_tokens: int = 0  # of those that the base reads once more as a teacher
+    trial_taught: int = 0  # the same of the trial
     spread: tuple[float, float] = BEFORE
     tried: bool = False
 
     def after_trial(self, seconds: float, evaluation: float | None) -> Forecast:
         """The same at the pace of the trial, which took `seconds`, and of the base's own evaluation, if there was one.
         The quicker counts: what is done first in a process takes longer."""
-        paces = [seconds / max(1, self.trial_tokens)]
+        paces = [seconds / max(1, self.trial_tokens + FORWARD * self.trial_taught)]
         if evaluation is not None and self.validation_tokens:
             paces.append(evaluation / (FORWARD * self.validation_tokens))
         return dataclasses.replace(self, token_seconds=min(paces), spread=AFTER_TRIAL, tried=True)
@@ -53,10 +55,11 @@ class Forecast:
         """Seconds by part, the report left out."""
         evaluations = self.evaluations + 2 if self.validation_tokens else 0
         answers = ANSWERED * self.answer_tokens * self.token_seconds
+        trial = self.trial_tokens + FORWARD * self.trial_taught
         return {
             **({"the base's own answers": answers} if answers else {}),
-            "steps": self.tokens * self.token_seconds,
-            **({} if self.tried else {"trial": self.trial_tokens * self.token_seconds}),
+            "steps": (self.tokens + FORWARD * self.taught_tokens) * self.token_seconds,
+            **({} if self.tried else {"trial": trial * self.token_seconds}),
             plural(evaluations, "evaluation"): evaluations * self.validation_tokens * FORWARD * self.token_seconds,
             plural(self.checkpoints, "checkpoint"): self.checkpoints * self.checkpoint_bytes / CHECKPOINT_RATE,
         }

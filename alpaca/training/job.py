@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import hashlib
 import json
@@ -16,14 +18,20 @@ from alpaca.adapter.card import CARD
 from alpaca.base.earlier import earlier_fingerprints
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint
-from alpaca.errors import BadCheckpoint, BadSetting
+from alpaca.errors import BadCheckpoint, BadSetting, DiskFull, is_full_disk
 from alpaca.files import locked
+from alpaca.serving.download import download
 from alpaca.training.checkpoints import HIDDEN, checkpoints_in
-from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, settings
+from alpaca.training.job_inputs import ADAPTER, ANCESTOR, OUTPUT_DIR, settings
 from alpaca.training.run import finetune
+from alpaca.words import shown_url
 
 ARCHIVE = "lora-weights.zip"
-FILES = ("data_path", "val_data_path")  # what counts is in them; where they lie is another place each time
+FILES = (
+    "data_path",
+    "val_data_path",
+    "adapter_path",
+)  # what counts is in them; where they lie is another place each time
 
 
 def run_job(values: dict[str, Any], work: Path) -> Path:
@@ -32,10 +40,35 @@ def run_job(values: dict[str, Any], work: Path) -> Path:
     Everything is written into `work`, or, with the operator's variable OUTPUT_DIR, into a folder there that is kept:
     see `_kept`.
     """
+    values = _with_its_adapter(values, work)
     if kept := os.environ.get(OUTPUT_DIR, "").strip():
         return _kept(values, Path(kept), _kept_name(values, Path(kept)))
     finetune(settings(values, work / ADAPTER))
     return pack(work / ADAPTER, work / ARCHIVE)
+
+
+def _with_its_adapter(values: dict[str, Any], work: Path) -> dict[str, Any]:
+    """The values with the adapter that the client brings as a file in `work`: fetched under the same limits as one of a
+    prediction, or taken out of its data URL. What is in it is checked when it is unpacked."""
+    url = values.get("adapter")
+    if url is None:
+        return values
+    name = "adapter" if url.startswith("data:") else shown_url(url).rpartition("/")[2].strip(".")[:50] or "adapter"
+    file = work / ANCESTOR / name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if url.startswith("data:"):
+            file.write_bytes(base64.b64decode(url.partition(",")[2], validate=True))
+        else:
+            print(f"adapter: fetching {shown_url(url)}", flush=True)
+            download(url, file)
+    except binascii.Error as error:
+        raise BadSetting(f"adapter is a data: URL that is not base64: {error}") from None
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
+        raise DiskFull(f"the disk is full: there is no room in {file.parent} for the adapter") from None
+    return {name: value for name, value in values.items() if name != "adapter"} | {"adapter_path": str(file)}
 
 
 # --- jobs that are kept -------------------------------------------------------------------------------------------

@@ -19,10 +19,12 @@ from alpaca.prompts.find import template_names
 from alpaca.training.config import FinetuneConfig
 
 ADAPTER = "adapter"  # the folder of a job's adapter among its working files
+ANCESTOR = "ancestor"  # the folder of the adapter that a client brings
 OUTPUT_DIR = "OUTPUT_DIR"
 ALLOWED_BASES = "ALPACA_ALLOWED_BASES"
 RENAMED = {"train_data": "data_path", "train_template": "prompt_template_name", "validation_data": "val_data_path"}
 """Inputs of train.py that are options by another name."""
+SHAPE = ("lora_r", "lora_alpha", "lora_target_modules", "use_rslora", "use_dora")
 OLDER_NAMES = {"num_train_epochs": "num_epochs", "train_batch_size": "batch_size", "lora_rank": "lora_r"}
 """Names that Replicate's trainers have for inputs of ours; num_validation_samples and validation_prompt stand apart."""
 
@@ -69,6 +71,15 @@ def named_template(value: str) -> str:
     return value
 
 
+def named_adapter(value: str) -> str:
+    """The adapter that a client brings, as the URL that the job fetches. Raises BadSetting for anything else: a path of
+    the client's would reach into the server's disk."""
+    if re.match(r"https?://", value) or re.match(r"data:[^,]*;base64,", value):
+        return value
+    shown = value[:40] if value.startswith("data:") else value[:200]
+    raise BadSetting(f"adapter is {shown!r}: give the https URL of an archive, or upload it as data:…;base64,…")
+
+
 def secrets(inputs: dict[str, Any]) -> dict[str, str]:
     """What a job's process is told by its environment only, and is never written down: the client's token for gated
     bases, as the variable that the hub's client reads.
@@ -91,6 +102,12 @@ def prepare(inputs: dict[str, Any]) -> dict[str, Any]:
     for name in ("columns", "replay_self", "replay_kl"):
         if values.get(name) in (None, ""):
             values.pop(name, None)  # what is left out keeps the name that a job of these inputs had before
+    if (adapter := values.pop("adapter", None)) not in (None, ""):
+        values["adapter"] = named_adapter(str(adapter))
+    elif values.get("new_adapter"):
+        raise BadSetting("new_adapter is true: it goes beside another adapter: give that one as adapter")
+    if not values.get("new_adapter"):
+        values.pop("new_adapter", None)
     values["base_model"] = named_base(values.get("base_model", ""))
     values["prompt_template_name"] = named_template(values.get("prompt_template_name", "auto"))
     settings(values, Path(ADAPTER))
@@ -117,4 +134,15 @@ def todays_names(inputs: dict[str, Any]) -> dict[str, Any]:
 def settings(values: dict[str, Any], folder: Path, resume: str = "") -> FinetuneConfig:
     """The configuration of a job that writes its adapter into `folder`. Raises BadSetting."""
     given = {**values, "output_dir": str(folder), "resume_from_checkpoint": resume}
+    if "adapter" in given:  # before it is fetched
+        given["adapter_path"] = given.pop("adapter")
+    if given.get("adapter_path") and not given.get("new_adapter"):
+        given = {name: value for name, value in given.items() if not _left_out(name, value)}
     return FinetuneConfig.from_sourced({name: (value, "training input") for name, value in given.items()})
+
+
+def _left_out(name: str, value: Any) -> bool:
+    """Whether a setting of the adapter's shape is only what Cog fills in for it: an adapter that is gone on with has
+    its own."""
+    default = getattr(FinetuneConfig(), name) if name in SHAPE else None
+    return default is not None and value == (",".join(default) if isinstance(default, list) else default)

@@ -24,7 +24,7 @@ from typing import Any
 from alpaca import errors
 from alpaca.errors import AlpacaError, TrainingBusy, TrainingError, TrainingKilled
 from alpaca.files import written_aside
-from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare, secrets
+from alpaca.training.job_inputs import ADAPTER, ANCESTOR, OUTPUT_DIR, prepare, secrets
 
 RESULT = "result.json"
 ENDING_SECONDS = 5.0  # Cog takes the next job when a cancelled one is still about to end
@@ -47,7 +47,8 @@ async def train_apart(inputs: dict[str, Any]) -> Path:
         status = await _run(values, hidden, work)
         return _outcome(work, status)
     finally:
-        shutil.rmtree(work / ADAPTER, ignore_errors=True)
+        for left in (ADAPTER, ANCESTOR):
+            shutil.rmtree(work / left, ignore_errors=True)
         _one_at_a_time.release()
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import torch
 
 from alpaca.errors import OutOfMemory
-
-LESS = (
-    "Lower --micro_batch_tokens or --cutoff_len, add --gradient_checkpointing, or hold the base in --quantization nf4"
-)
+from alpaca.progress import processes
+from alpaca.training.tuning import Tuning
 
 
 def memory_now(device: torch.device) -> int:
@@ -23,16 +22,31 @@ def memory_now(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def check_memory(held: float, free: float, tuning: Tuning) -> None:
+    """Raise OutOfMemory where what training holds whatever the rows are, `held` bytes, is more than there is.
+
+    In sharded training each process holds its share; of several on one CPU, each holds all.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        held /= processes()
+    if held > free:
+        raise OutOfMemory(
+            f"{tuning.what}: weights, gradients and the optimizer's moments alone take {held:,.0f} bytes "
+            f"({held / 1e9:.1f} GB), and {free:,.0f} ({free / 1e9:.1f} GB) are free. {tuning.instead}"
+        )
+
+
 @contextlib.contextmanager
-def explain_memory(tokens: int) -> Iterator[None]:
-    """Raise OutOfMemory for whatever says inside that memory is too short. `tokens`: of the micro-batch."""
+def explain_memory(tokens: int, less: str) -> Iterator[None]:
+    """Raise OutOfMemory for whatever says inside that memory is too short. `tokens`: of the micro-batch; `less`: what
+    to do, a sentence."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
         raise OutOfMemory(
-            f"out of memory in a micro-batch of {tokens} tokens. {LESS}. Checkpoints so far are kept"
+            f"out of memory in a micro-batch of {tokens} tokens. {less}. Checkpoints so far are kept"
         ) from error
 
 

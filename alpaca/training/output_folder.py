@@ -1,4 +1,4 @@
-"""The output folder. An adapter that is there stays usable until a new one is verified: the new run writes into a
+"""The output folder. What an earlier run left there stays usable until a new one is verified: the new run writes into a
 folder in it, and only then takes its place. The earlier one is moved aside whole, and nothing of it is lost."""
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from itertools import count
 from pathlib import Path
 
 from alpaca.adapter.card import CARD
-from alpaca.adapter.folder import WEIGHTS
-from alpaca.adapter.lora_config import CONFIG
 from alpaca.progress import Say
 from alpaca.training.checkpoints import HIDDEN, NEXT, checkpoints_in
+from alpaca.training.full import FullTuning
 from alpaca.training.lock import LOCK
+from alpaca.training.lora import LoraTuning
 from alpaca.training.own_answers import FILE as OWN_ANSWERS
 from alpaca.words import tagged
 
-PARTS = (WEIGHTS, "README.md", "report", OWN_ANSWERS, CONFIG, CARD)  # the card last: with it the rest is complete
+RESULTS = (LoraTuning.parts, FullTuning.parts)  # what may lie in an output folder
 
 
 def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:
     """The folder that a run writes into, made and without another run's leavings: `output`, or a folder in it where
-    an adapter is there, unless the run resumed is the adapter's own. `checkpoint`: what is resumed."""
+    a result is there, unless the run resumed is its own. `checkpoint`: what is resumed."""
     resumed = checkpoint.resolve().parent if checkpoint is not None else None
     places = {place.resolve(): place for place in (output, output / NEXT)}
     work = places.get(resumed) if resumed is not None else None
     if work is None:
-        work = output / NEXT if _has_adapter(output) else output
+        work = output / NEXT if _has_result(output) else output
     stopped = () if resumed in places else (output / NEXT, *([output] if work == output else []))
     for place in stopped:
         if _has_run(place):
@@ -40,12 +40,13 @@ def begin_run(output: Path, checkpoint: Path | None, say: Say) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     _clear_leftovers(work)
     if work != output:
-        say(tagged("output", f"the adapter in {output} stays until the new one is verified; the run is in {work}"))
+        stays = f"the earlier result in {output} stays until the new one is verified"
+        say(tagged("output", f"{stays}; the run is in {work}"))
     return work
 
 
 def promote(output: Path, say: Say) -> None:
-    """Give the finished run in the folder NEXT of `output` the place of the adapter that is there."""
+    """Give the finished run in the folder NEXT of `output` the place of the result that is there."""
     place = output.resolve()  # behind a link, which stays as it is
     moved = _set_aside(output, output)
     if place.exists():  # it could not be moved, but what belonged to the run was
@@ -64,12 +65,12 @@ def complete_promotion(output: Path) -> None:
         _move(moved[-1] / NEXT, place)
 
 
-def _has_adapter(folder: Path) -> bool:
-    return (folder / CONFIG).exists()
+def _has_result(folder: Path) -> bool:
+    return any((folder / parts[-1]).exists() for parts in RESULTS)
 
 
 def _has_run(folder: Path) -> bool:
-    return _has_adapter(folder) or bool(checkpoints_in(folder))
+    return _has_result(folder) or bool(checkpoints_in(folder))
 
 
 def _numbered(output: Path) -> Iterator[Path]:
@@ -97,7 +98,10 @@ def _set_aside(run: Path, output: Path) -> Path:
 def _move(run: Path, target: Path) -> None:
     """Move what belongs to a run, and nothing else: checkpoints last, so that until then it can be resumed."""
     target.mkdir(exist_ok=True)
-    for part in (*(run / name for name in PARTS if (run / name).exists()), *checkpoints_in(run)):
+    there = [pattern for parts in RESULTS if (run / parts[-1]).exists() for pattern in parts]
+    patterns = ["README.md", "report", OWN_ANSWERS, *there, CARD]  # the card last: with it the rest is complete
+    found = [path for pattern in patterns for path in sorted(run.glob(pattern))]
+    for part in (*found, *checkpoints_in(run)):
         os.replace(part, target / part.name)
     if run.name == NEXT:
         shutil.rmtree(run)

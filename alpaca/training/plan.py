@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alpaca.adapter.lora_config import LoraSpec
+from alpaca.adapter.base_template import base_template
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
-from alpaca.base.precision import Choice, choose_precision
+from alpaca.base.precision import Choice
 from alpaca.data.report import ReadReport
 from alpaca.data.split import Split
 from alpaca.device import free_memory, pick_device
@@ -30,10 +30,13 @@ from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
-from alpaca.training import disk, preflight, sharded, untrained
-from alpaca.training.config import FinetuneConfig
-from alpaca.training.forecast import Forecast, evaluation_steps, report_seconds
-from alpaca.training.memory import LESS, memory_now
+from alpaca.training import disk, preflight, sharded, teaching, untrained
+from alpaca.training.ancestor import OnTop, choose_template, find_on_top, held_out_before
+from alpaca.training.config import FULL_OUTPUT, FinetuneConfig
+from alpaca.training.forecast import FORWARD, Forecast, evaluation_steps, report_seconds
+from alpaca.training.full import FullTuning
+from alpaca.training.lora import LoraTuning
+from alpaca.training.memory import check_memory, memory_now
 from alpaca.training.remedies import choose_kl, choose_ratio, choose_self
 from alpaca.training.replay import (
     ANSWER_TOKENS,
@@ -45,9 +48,9 @@ from alpaca.training.replay import (
     read_replay,
 )
 from alpaca.training.rows import encode, read_rows
-from alpaca.training.served import serving_notes
 from alpaca.training.surroundings import check_surroundings
 from alpaca.training.trainable import check_trainable
+from alpaca.training.tuning import Held, Tuning
 from alpaca.training.validation_file import ValidationFile
 from alpaca.words import clock, tagged
 
@@ -72,7 +75,7 @@ class Plan:
     validation: EncodedSet
     steps: list[Step]
     validation_packs: list[Pack]
-    spec: LoraSpec
+    tuning: Tuning
     device: torch.device
     precision: Choice
     attention: tuple[str, str]
@@ -81,6 +84,7 @@ class Plan:
     replay_ratio: tuple[float, str]
     replay: Replay | None  # None without replay
     validation_file: ValidationFile | None = None
+    on_top: OnTop | None = None  # the adapter that it begins with
 
     @property
     def examples(self) -> list[Encoded]:
@@ -110,10 +114,21 @@ class Plan:
     def warmup_steps(self) -> int:
         return min(len(self.steps) - 1, round(len(self.steps) * self.config.warmup_ratio))
 
+    @property
+    def held(self) -> Held:
+        """How the base is held."""
+        return Held(self.base, self.base_name, self.precision.precision, self.device, self.attention[0])
+
+    @property
+    def cost(self) -> preflight.Cost:
+        """What training takes, whatever the rows are."""
+        return self.tuning.cost(self.precision.precision, self.config.gradient_checkpointing)
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on for training to go on exactly as if it had never stopped."""
         free = {"output_dir", "resume_from_checkpoint", "dry_run", "report_to", "base_model", "data_path"}
         free |= {"val_data_path", "columns", "add_eos_token", "group_by_length", "replay_path", "report_budget"}
+        free |= {"adapter_path", "new_adapter"}
         settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k not in free and "wandb" not in k}
         settings |= {"learning_rate": self.learning_rate[0], "micro_batch_tokens": self.budget[0]}
         settings |= {"quantization": self.precision.precision, "processes": processes()}
@@ -123,6 +138,7 @@ class Plan:
         settings |= {"replay_kl": self.taught[1] if self.taught else 0.0}
         identity: dict[str, Any] = {"base": self.fingerprint, "data": self.data_sha256, "split": self.split.rule}
         identity |= {"template": self.template.card(), "replay": self.replay.sha256 if self.replay else None}
+        identity["ancestor"] = self.on_top.identity() if self.on_top else None
         if self.replay is not None and self.replay.answered is not None:
             identity["replay_answers"] = dataclasses.asdict(self.replay.answered)
         return identity | settings
@@ -162,25 +178,30 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
         say("--group_by_length has no effect: packing leaves no padding to save")
     if not config.add_eos_token:
         say("--add_eos_token False has no effect: a model that never learns EOS never stops")
+    if config.output_dir == FULL_OUTPUT:
+        say(tagged("output", f"{FULL_OUTPUT}, a folder of its own: {FinetuneConfig.output_dir} is an adapter's name"))
     check_surroundings(config)
     base = resolve_base(config.base_model or None)
+    config, on_top = find_on_top(config, base, say)
     check_trainable(base, config.lora_target_modules)
     device = pick_device()
-    if is_sharded():
-        precision = sharded.choose_precision(config.quantization, device)
-    else:
-        precision = choose_precision(base, config.quantization, device, training=True)
+    tuning = choose_tuning(config, base, on_top)
+    chooser = sharded.choose_precision if is_sharded() else tuning.choose_precision
+    precision = chooser(config.quantization, device)
     say(tagged("base", f"{base}: {precision.precision} on the {device.type.upper()} ({precision.reason})"))
     attention = choose_attention(device, precision.precision)
     say(tagged("attention", attention[1]))
     tokenizer = load_tokenizer(base)
-    template = load_template(config.prompt_template_name or "auto", tokenizer)
-    asked = "" if config.prompt_template_name != "auto" else " (the base has a chat template)"
-    say(tagged("template", f"{template.name}{asked if template.name == 'chat' else ''}"))
+    template, reason = _template(config.prompt_template_name, base, tokenizer)
+    if on_top is not None:
+        template, reason = choose_template(config, on_top, template, say)
+    say(tagged("template", f"{template.name}{reason}"))
     if faint := untrained.untrained_markers(base, tokenizer, template):
         say(tagged("warning", untrained.warning(faint, template)))
 
     rows = read_rows(config, base, tokenizer, template, say)
+    if on_top is not None and (seen := held_out_before(on_top, rows.sha256, config)):
+        say(tagged("warning", seen))
     tuned = bool(getattr(tokenizer, "chat_template", None))
     ratio = choose_ratio(config, tuned)
     replay = None
@@ -195,8 +216,8 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     plan = Plan(
         config, base, _base_name(config, base), fingerprint(base), tokenizer, template, rows.read, rows.sha256,
         rows.split, rows.train, rows.validation, _steps(config, rows.train, replay, budget[0]),
-        validation_packs(rows.validation.examples, budget[0]), _spec(config, base), device, precision, attention,
-        budget, _learning_rate(config, base), ratio, replay, rows.validation_file,
+        validation_packs(rows.validation.examples, budget[0]), tuning, device, precision, attention,
+        budget, _learning_rate(config, base, tuning), ratio, replay, rows.validation_file, on_top,
     )  # fmt: skip
     _say_plan(plan, say)
     return plan
@@ -240,18 +261,20 @@ def _say_plan(plan: Plan, say: Say) -> None:
     budget, reason = plan.budget
     say(tagged("packing", f"micro-batches of up to {budget} tokens ({reason}), {fill:.0%} full, no padding"))
     say(tagged("rate", f"{plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0"))
-    count = preflight.trainable_parameters(plan.base, plan.spec)
-    names = ", ".join(plan.spec.target_modules)
-    say(tagged("adapter", f"{count:,} parameters to train: rank {plan.spec.r} on {names}"))
-    room = disk.check_room(Path(plan.config.output_dir), count, resumes=bool(plan.config.resume_from_checkpoint))
+    tuning, resumes = plan.tuning, bool(plan.config.resume_from_checkpoint)
+    say(tagged(tuning.noun, tuning.line()))
+    folder, count = Path(plan.config.output_dir), tuning.count()
+    room = disk.check_room(folder, count, noun=tuning.noun, smaller=tuning.smaller, resumes=resumes)
     say(tagged("disk", room))
-    for note in serving_notes(plan.base, plan.spec):
+    for note in tuning.notes():
         say(tagged("warning", note))
-    expected, free = estimate(plan), free_memory(plan.device)
+    free = free_memory(plan.device) + memory_now(plan.device)
+    check_memory(plan.cost.held, free, tuning)
+    expected = estimate(plan)
     say(tagged("estimate", expected.line()))
     say(tagged("estimate", forecast_of(plan, expected).line()))
-    if expected.memory > free + memory_now(plan.device):
-        say(tagged("warning", f"only {free / 1e9:.1f} GB are free. {LESS}"))
+    if expected.memory > free:
+        say(tagged("warning", f"only {free / 1e9:.1f} GB are free. {tuning.beside_memory}"))
     if plan.config.report_budget:
         most = report_seconds(plan.config.report_budget, expected.seconds)
         say(tagged("report", f"up to {clock(most)} after the training; --report_budget 0 leaves it out"))
@@ -284,27 +307,38 @@ def _replay_lines(plan: Plan) -> list[str]:
 def estimate(plan: Plan) -> preflight.Estimate:
     """The expected memory and time of the run."""
     return preflight.estimate(
-        plan.base, plan.spec, plan.steps, largest=_largest(plan), precision=plan.precision.precision,
-        device=plan.device, checkpointing=plan.config.gradient_checkpointing,
+        plan.base, plan.cost, plan.steps, largest=_tokens(plan, _largest(plan)), precision=plan.precision.precision,
+        device=plan.device, teaching=teaching_of(plan),
     )  # fmt: skip
 
 
 def forecast_of(plan: Plan, expected: preflight.Estimate) -> Forecast:
     """The expected time of the run with all that belongs to it."""
     evaluations = -(-len(plan.steps) // plan.eval_steps)
+    taught, first = teaching_of(plan).tokens, plan.taught[0] if plan.taught else None
     return Forecast(
-        tokens=plan.tokens, trial_tokens=_largest(plan), validation_tokens=plan.validation_tokens,
+        tokens=plan.tokens, trial_tokens=_tokens(plan, _largest(plan)), validation_tokens=plan.validation_tokens,
         evaluations=evaluations, checkpoints=evaluations,
-        checkpoint_bytes=preflight.trainable_parameters(plan.base, plan.spec) * disk.BYTES_PER_PARAMETER,
+        checkpoint_bytes=plan.tuning.count() * disk.BYTES_PER_PARAMETER,
         report=report_seconds(plan.config.report_budget, expected.seconds),
-        token_seconds=expected.seconds / max(1, plan.tokens), answer_tokens=plan.answer_tokens,
+        token_seconds=expected.seconds / max(1, plan.tokens + FORWARD * taught), answer_tokens=plan.answer_tokens,
+        taught_tokens=taught, trial_taught=teaching.taught_tokens(_largest(plan), plan.examples, first),
     )  # fmt: skip
 
 
-def _largest(plan: Plan) -> int:
-    """Tokens of the largest micro-batch."""
-    packs = [preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes())]
-    return max(sum(len(plan.examples[index]) for index in pack) for pack in packs)
+def teaching_of(plan: Plan) -> teaching.Teaching:
+    """What the base reads once more as a teacher."""
+    return teaching.teaching_of(plan.steps, plan.examples, plan.taught[0] if plan.taught else None)
+
+
+def _largest(plan: Plan) -> Pack:
+    """The largest micro-batch."""
+    packs = (preflight.largest_pack(plan.steps, plan.examples, process) for process in range(processes()))
+    return max(packs, key=lambda pack: _tokens(plan, pack))
+
+
+def _tokens(plan: Plan, pack: Pack) -> int:
+    return sum(len(plan.examples[index]) for index in pack)
 
 
 def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:
@@ -313,19 +347,26 @@ def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:
     return packs + [()] * (-len(packs) % processes())
 
 
-def _spec(config: FinetuneConfig, base: Path) -> LoraSpec:
-    targets = preflight.resolve_targets(base, config.lora_target_modules)
-    alpha = config.lora_alpha
-    return LoraSpec(config.lora_r, alpha, targets, use_rslora=config.use_rslora, use_dora=config.use_dora)
+def _template(name: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
+    """The template, and why it was chosen where it was left open, in brackets."""
+    if name not in ("", "auto"):
+        return load_template(name, tokenizer), ""
+    template, reason = base_template(base, tokenizer)
+    return template, f" ({reason})"
 
 
-def _learning_rate(config: FinetuneConfig, base: Path) -> tuple[float, str]:
+def choose_tuning(config: FinetuneConfig, base: Path, on_top: OnTop | None = None) -> Tuning:
+    """What of the base is trained. Raises BadSetting for layers that it does not have."""
+    return FullTuning(base, config) if config.finetuning_type == "full" else LoraTuning.of(config, base, on_top)
+
+
+def _learning_rate(config: FinetuneConfig, base: Path, tuning: Tuning) -> tuple[float, str]:
     if config.learning_rate is not None:
         return config.learning_rate, "as asked"
     width = read_config(base).get("hidden_size")
     if not isinstance(width, int):
         raise BadSetting(f"{base.name} does not say its hidden_size: give --learning_rate")
-    return preflight.default_learning_rate(width), f"for a base {width} wide"
+    return tuning.default_rate(width)
 
 
 def _base_name(config: FinetuneConfig, base: Path) -> str:

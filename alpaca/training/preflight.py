@@ -20,6 +20,7 @@ from alpaca.errors import BadBase, BadSetting
 from alpaca.packed.loss import CHUNK_LOGITS
 from alpaca.packed.packing import Pack, Step
 from alpaca.prompts.encode import Encoded
+from alpaca.training.teaching import NOTHING_TAUGHT, Teaching
 
 # Micro-batch tokens: on a CPU the matrix products are at full speed from about 500 tokens on and more only costs
 # memory (benchmarks/train.py --budgets); a GPU needs thousands to be busy.
@@ -29,6 +30,7 @@ GPU_SPREAD = 1.4  # what passes through memory beside the activations that are k
 # On a CPU the C library's heap wears: micro-batches differ in size, and the holes that one leaves do not fit the next.
 # So the factor grows with the logarithm of their number, measured up to 200 of them.
 CPU_SPREAD, CPU_WEAR, WORN_AFTER = 0.9, 0.36, 200
+TRAINED_BYTES = 16  # of a trained parameter: weight, gradient and AdamW's two moments in fp32
 BUSY = 0.4  # share of a plain matrix product's rate that a training step reaches, as measured on a CPU
 
 
@@ -90,6 +92,27 @@ def largest_pack(steps: Sequence[Step], examples: Sequence[Encoded], process: in
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What it takes to train something, whatever the rows are.
+
+    `held`: bytes of weights, gradients and the optimizer's moments. `flop`: of one matrix weight and token, forward and
+    backward; `head_flop`: the same of the head and a labelled token. `activations`: bytes kept per token.
+    """
+
+    held: float
+    flop: int
+    head_flop: int
+    activations: float
+
+
+def lora_cost(base: Path, spec: LoraSpec, precision: str, checkpointing: bool) -> Cost:
+    """Of an adapter: 4 FLOP, forward and backward through a frozen base, 6 with activations computed again."""
+    held = weight_bytes(base, precision) + trainable_parameters(base, spec) * TRAINED_BYTES
+    activations = activation_bytes(model_config(base).to_dict(), precision, checkpointing)
+    return Cost(held, 6 if checkpointing else 4, 4, activations)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Peak memory in bytes of a run, seconds that its steps are expected to take, and their arithmetic in words."""
 
@@ -103,25 +126,26 @@ class Estimate:
 
 def estimate(
     base: Path,
-    spec: LoraSpec,
+    cost: Cost,
     steps: Sequence[Step],
     *,
     largest: int,
     precision: str,
     device: torch.device,
-    checkpointing: bool,
+    teaching: Teaching = NOTHING_TAUGHT,
 ) -> Estimate:
-    """Estimate a run whose largest micro-batch has `largest` tokens. FLOP: 4 per matrix weight and token (forward, and
-    backward through a frozen base), 6 with activations computed again; the head counts for labelled tokens only."""
+    """Estimate a run whose largest micro-batch has `largest` tokens; the head counts for labelled tokens only.
+    `teaching`: what the base reads once more."""
     config = model_config(base).to_dict()
     head = config["vocab_size"] * config["hidden_size"]
     tokens, labels = sum(s.tokens for s in steps), sum(s.labels for s in steps)
-    flop = (6 if checkpointing else 4) * count_layer_weights(base) * tokens + 4 * head * labels
+    weights = count_layer_weights(base)
+    flop = cost.flop * weights * tokens + cost.head_flop * head * labels + teaching.flop(weights, head)
     rate = matmul_rate(device, precision)
     memory = (
-        weight_bytes(base, precision)
-        + trainable_parameters(base, spec) * 16  # fp32 weight, gradient, two moments
-        + largest * activation_bytes(config, precision, checkpointing) * spread(steps, device)
+        cost.held
+        + largest * cost.activations * spread(steps, device)
+        + teaching.memory(largest, config["hidden_size"], 4 if precision == "fp32" else 2)
         + CHUNK_LOGITS * 10
         + (FIXED_BYTES if device.type == "cpu" else 0)
     )
@@ -145,6 +169,17 @@ def activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool
     one_layer = 7 * width + 4 * kv + 2 * inner
     size = 4 if precision == "fp32" else 2
     return size * (layers * width + one_layer if checkpointing else layers * one_layer)
+
+
+def whole_activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:
+    """The same where all weights are trained: SwiGLU's product is kept for its layer's weight. With bf16, what runs
+    along the layers, and what goes into and out of the norms, is fp32."""
+    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
+    heads = config["num_attention_heads"]
+    kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+    size = 4 if precision == "fp32" else 2
+    one_layer = 2 * 4 * width + size * (4 * width + 2 * kv + 3 * inner)
+    return layers * width * 4 + one_layer if checkpointing else layers * one_layer
 
 
 def matmul_rate(device: torch.device, precision: str) -> float:

@@ -30,6 +30,8 @@ def choose_kl(config: FinetuneConfig, tuned: bool) -> tuple[float, str]:
     """What a unit of divergence from the base on replayed answers counts; 0 where they are trained on like the data."""
     if config.replay_kl is not None:
         return config.replay_kl, "as asked"
+    if config.finetuning_type == "full":
+        return 0.0, "all weights are trained: no base is left to teach"
     if tuned:
         return KL, f"{TUNED}: what it says to general questions is to stay, token by token"
     return 0.0, f"{NOT_TUNED}, so it learns from general rows as well"

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from alpaca.data.general import SHIPPED
+from alpaca.data.plain_text import in_sections
 from alpaca.data.reader import read_examples
 from alpaca.errors import DataError, NoRowsLeft
 from alpaca.packed.batch import label_count
@@ -109,6 +110,7 @@ def read_replay(config: FinetuneConfig, held_out: Container[str]) -> tuple[str, 
         rows = read_examples(source, skip_bad_rows=config.skip_bad_rows).examples
     except DataError as error:
         raise type(error)(f"the rows for replay: {error.message}\nTo train without replay: --replay_ratio 0") from None
+    rows = in_sections(rows)
     if path.is_file() and SHIPPED.is_file() and path.samefile(SHIPPED):
         rows, _ = split_general(rows)
     rows = [row for row in rows if row.key() not in held_out]

@@ -1,4 +1,4 @@
-"""Write the adapter folder aside, verify what was written, and move it into place; the card comes last."""
+"""Write the folder of a result aside, verify what was written, and move it into place; the card comes last."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from alpaca.adapter.card import CARD, Card
-from alpaca.adapter.folder import ASIDE, WEIGHTS, changed_modules, load_adapter, load_tensors, verify_files
+from alpaca.adapter.folder import ASIDE
 from alpaca.adapter.lora_config import CONFIG
-from alpaca.errors import VerificationFailed
 from alpaca.evaluation.history import Familiarity
 from alpaca.progress import Say
 from alpaca.training import sharded
+from alpaca.training.ancestor import on_top_of
 from alpaca.training.plan import Plan
 from alpaca.training.trainer import PackedTrainer
 from alpaca.training.validation_file import FileLoss
@@ -57,79 +56,50 @@ class Finetuned:
     seconds: float
 
 
-def write_adapter(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say) -> None:
-    """Save the adapter of `trainer` into the output folder and verify it.
+def write_result(plan: Plan, trainer: PackedTrainer, outcome: Outcome, say: Say) -> None:
+    """Save what `trainer` trained into the output folder and verify it.
 
     Raises VerificationFailed where the files do not give back what was trained; then nothing is put in place.
     """
     gathered = sharded.trained_state(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if not trainer.is_world_process_zero():
         return
-    state = trainer.adapter_state(gathered)
+    state = trainer.trained_state(gathered)
     output = Path(plan.config.output_dir)
     aside = output / ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     (aside / "report").mkdir(parents=True)
-    save_file(state, str(aside / WEIGHTS), metadata={"format": "pt"})
-    _write_config(trainer, aside)
+    plan.tuning.write(trainer.packed, state, aside, plan.tokenizer, plan.held, plan.template)
     card = make_card(plan, outcome)
     card.write(aside)
-    (aside / "README.md").write_text(model_card(plan, card), encoding="utf-8")
+    (aside / "README.md").write_text(plan.tuning.readme(card, _said(plan, card)), encoding="utf-8")
     history = json.dumps({"losses": card.losses, "history": outcome.history}, indent=1)
     (aside / "report" / "training.json").write_text(history + "\n", encoding="utf-8")
     say(tagged("verified", f"{verify(plan, trainer, aside, state)}"))
-    put_in_place(aside, output)
-
-
-def put_in_place(aside: Path, output: Path) -> None:
-    """Move the files of `aside` over those of `output`, the card last: where it is, the rest is complete.
-
-    Meanwhile there is no configuration, without which nobody takes what is there for an adapter.
-    """
-    (output / CARD).unlink(missing_ok=True)
-    (output / CONFIG).unlink(missing_ok=True)
-    (output / "report").mkdir(exist_ok=True)
-    files = [path for path in sorted(aside.rglob("*")) if path.is_file()]
-    for path in sorted(files, key=lambda path: (path.name == CARD, path.name == CONFIG)):
-        path.chmod(0o644)  # safetensors makes files that only their owner can read
-        os.replace(path, output / path.relative_to(aside))
-    shutil.rmtree(aside)
-
-
-def _write_config(trainer: PackedTrainer, folder: Path) -> None:
-    trainer.packed.peft.peft_config["default"].save_pretrained(str(folder))
-    path = folder / CONFIG
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set: its order is chance
-    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    put_in_place(aside, output, plan.tuning.parts[-1])
 
 
 @torch.no_grad()
 def verify(plan: Plan, trainer: PackedTrainer, folder: Path, state: dict[str, Tensor]) -> str:
-    """Read the folder back and compare: every tensor, that B learned something, and the logits of a prompt."""
-    files = verify_files(folder, plan.base)
-    tensors = load_tensors(files)
-    for name, tensor in state.items():
-        if not torch.equal(tensors[name], tensor):
-            raise VerificationFailed(f"{WEIGHTS}: {name} was not written as it was trained")
-    changed = changed_modules(tensors)
-    if not changed:
-        raise VerificationFailed(
-            "every B of the adapter is zero: training changed nothing; is learning_rate too small?"
-        )
-    summary = f"{len(tensors)} tensors read back equal, {changed} of {len(files.modules)} modules changed"
-    if trainer.is_fsdp_enabled:
-        return summary
-    peft = trainer.packed.peft.eval()
-    ids = torch.tensor([plan.train.examples[0].input_ids[:64]], device=plan.device)
-    trained = peft(input_ids=ids).logits
-    load_adapter(peft, files, name="reloaded")  # type: ignore[arg-type]
-    peft.set_adapter("reloaded")
-    difference = (peft(input_ids=ids).logits - trained).abs().max().item()
-    peft.delete_adapter("reloaded")
-    if difference > 1e-3 * trained.abs().max().item():
-        raise VerificationFailed(f"the adapter read back gives other logits (by up to {difference:.3g})")
-    return f"{summary}, logits equal (largest difference {difference:.1g})"
+    """Read the folder back and compare: every tensor, that something was learned, and the logits of a prompt."""
+    prompt = plan.train.examples[0].input_ids[:64]
+    whole = not trainer.is_fsdp_enabled
+    return plan.tuning.verify(trainer.packed, state, folder, plan.held, prompt, whole=whole)
+
+
+def put_in_place(aside: Path, output: Path, config: str = CONFIG) -> None:
+    """Move the files of `aside` over those of `output`, the card last: where it is, the rest is complete.
+
+    Meanwhile there is no configuration, `config`, without which nobody takes what is there for a result.
+    """
+    (output / CARD).unlink(missing_ok=True)
+    (output / config).unlink(missing_ok=True)
+    (output / "report").mkdir(exist_ok=True)
+    files = [path for path in sorted(aside.rglob("*")) if path.is_file()]
+    for path in sorted(files, key=lambda path: (path.name == CARD, path.name == config)):
+        path.chmod(0o644)  # safetensors makes files that only their owner can read
+        os.replace(path, output / path.relative_to(aside))
+    shutil.rmtree(aside)
 
 
 def make_card(plan: Plan, outcome: Outcome) -> Card:
@@ -152,7 +122,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
         "tokens_trained_on": sum(step.tokens for step in plan.steps),
         "replay": plan.replay.card(len(plan.train.examples)) if plan.replay else None,
     }
-    elsewhere = ("base", "data", "template", "replay", "replay_answers")
+    elsewhere = ("base", "data", "template", "replay", "replay_answers", "ancestor")
     settings = {name: value for name, value in plan.identity().items() if name not in elsewhere}
     if plan.config.columns:  # the report reads the rows again
         settings["columns"] = plan.config.columns
@@ -176,6 +146,7 @@ def make_card(plan: Plan, outcome: Outcome) -> Card:
             "seconds": round(outcome.seconds, 1),
             "peak_memory": outcome.peak_memory,
         },
+        ancestor=plan.on_top.ancestor.card() if plan.on_top else {},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -190,8 +161,8 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def model_card(plan: Plan, card: Card) -> str:
-    """README.md of the adapter folder, with the front matter that model hubs read."""
+def _said(plan: Plan, card: Card) -> str:
+    """How it was trained and what it came to, for README.md."""
     before, after = card.losses["validation_before"], card.losses["validation_after"]
     result = "No rows were held out, so nothing is known about how well it answers."
     if before is not None and after is not None:
@@ -200,24 +171,7 @@ def model_card(plan: Plan, card: Card) -> str:
         result += f" On {apart['rows']} rows of `{apart['source']}`: {apart['before']:.4f} and {apart['after']:.4f}."
     replay = card.data["replay"]
     mixed = f", with {replay['rows_per_epoch']} of `{replay['source']}` in each epoch," if replay else ""
-    return f"""---
-base_model: {card.base_model}
-library_name: peft
-tags: [lora, instruction-tuning]
----
-
-# A LoRA adapter for {card.base_model}
-
-Trained on {card.data["train"]} rows of `{card.data["source"]}`{mixed} with the prompt template
-`{plan.template.name}`: rank {plan.spec.r} on {", ".join(plan.spec.target_modules)}, {card.run["steps"]} steps. {result}
-
-`{CARD}` beside this file holds the template in full, every setting, the versions and the counts. Load it with PEFT:
-
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained("{card.base_model}")
-model = PeftModel.from_pretrained(base, ".")
-```
-"""
+    return (
+        f"Trained on {card.data['train']} rows of `{card.data['source']}`{mixed} with the prompt template\n"
+        f"`{plan.template.name}`: {plan.tuning.what}, {card.run['steps']} steps. {result}\n{on_top_of(card)}"
+    ).rstrip()

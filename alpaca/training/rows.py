@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from alpaca.base.headers import read_config
 from alpaca.data.columns import parse_columns
+from alpaca.data.plain_text import joined
 from alpaca.data.reader import read_examples, refuse_bad_rows
 from alpaca.data.report import Fault, ReadReport
 from alpaca.data.split import Split, split
@@ -48,7 +49,7 @@ def read_rows(config: FinetuneConfig, base: Path, tokenizer: Any, template: Temp
     rule = split_rule(config.resume_from_checkpoint, latest_run(Path(config.output_dir)))
     parts = split(dataset.examples, config.val_set_size, config.seed, rule)
     cutoff, note = _cutoff(config.cutoff_len, base)
-    train = encode(tokenizer, template, parts.train, cutoff, config.train_on_inputs)
+    train = encode(tokenizer, template, joined(parts.train), cutoff, config.train_on_inputs)
     validation = encode(tokenizer, template, parts.validation, cutoff, False)
     refused = [*train.report.refused, *validation.report.refused]
     dataset.report.add_faults(Fault(dataset.report.source, found.row, "", found.problem) for found in refused)

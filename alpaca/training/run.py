@@ -1,4 +1,4 @@
-"""A fine-tune from settings to a verified adapter folder with its report; a dry run stops before anything heavy is
+"""A fine-tune from settings to a verified folder with its report; a dry run stops before anything heavy is
 imported."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def finetune(config: FinetuneConfig, say: Say = say_on_main) -> Finetuned | None:
-    """Run a fine-tune and return where the adapter is and what it came to; None after a dry run. Raises AlpacaError."""
+    """Run a fine-tune and return where the result is and what it came to; None after a dry run. Raises AlpacaError."""
     with peers.explain_lost(Path(config.output_dir)):
         return _finetune(config, say)
 
@@ -68,7 +68,7 @@ def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
 
 
 def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
-    """Write the report into the adapter's folder. Should it fail, the adapter is finished all the same: it is said."""
+    """Write the report into the result's folder. Should it fail, the result is finished all the same: it is said."""
     gc.collect()  # the trainer and its model hold each other
     if plan.device.type == "cuda":
         import torch
@@ -81,6 +81,7 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
             finetuned.adapter, plan.base, precision=plan.precision.precision,
             budget_seconds=report_seconds(plan.config.report_budget, finetuned.seconds),
             data_path=plan.config.data_path, say=say,
+            beside=[files.folder for files in plan.on_top.frozen] if plan.on_top else (),
         )  # fmt: skip
     except Exception as error:
         if not isinstance(error, AlpacaError):
@@ -88,4 +89,4 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
         reason = str(error) if isinstance(error, AlpacaError) else f"{type(error).__name__}: {error}"
         say(tagged("warning", f"there is no report: {reason}"))
         again = f"{this_python()} -m alpaca.evaluation --adapter {finetuned.adapter}"
-        say(tagged("warning", f"the adapter is complete; for a report: {again}"))
+        say(tagged("warning", f"the {plan.tuning.noun} is complete; for a report: {again}"))

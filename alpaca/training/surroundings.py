@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from alpaca.adapter.card import CARD
+from alpaca.adapter.folder import ASIDE
 from alpaca.adapter.lora_config import CONFIG
 from alpaca.errors import BadSetting
 from alpaca.progress import is_main_process
@@ -26,6 +28,12 @@ def check_output(config: FinetuneConfig) -> None:
     there = next(path for path in (output, *output.absolute().parents) if path.exists())
     if not there.is_dir():
         raise BadSetting(f"output_dir is {config.output_dir!r}, and {there} is a file, not a folder")
+    half_in_place = (output / ASIDE).is_dir()  # a run was killed there
+    if (output / "config.json").exists() and not (output / CARD).exists() and not half_in_place:
+        raise BadSetting(
+            f"output_dir is {config.output_dir!r}, which holds a model that no fine-tune made and that would be moved "
+            f"away: give the {'model' if config.finetuning_type == 'full' else 'adapter'} a folder of its own"
+        )
     readme = output / "README.md"
     if readme.is_file() and not (output / CONFIG).exists() and not readme.read_bytes().startswith(b"---\nbase_model:"):
         raise BadSetting(

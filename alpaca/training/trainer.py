@@ -1,6 +1,6 @@
 """transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
 
-    _load_from_checkpoint         where a run is resumed: the adapter's weights
+    _load_from_checkpoint         where a run is resumed: the trained weights
     _load_callback_state          and which checkpoint was the best
     get_train_dataloader          the planned steps, each an item
     create_scheduler              the learning rate of every step
@@ -14,10 +14,10 @@
         _save_checkpoint          after it: written aside, then renamed
             _get_output_dir       aside
             save_model            gathered first where the model is sharded
-            _save                 the adapter's weights and what identifies the run
+            _save                 the trained weights and what identifies the run
             _save_optimizer_and_scheduler   gathered, too; _load_optimizer_and_scheduler gives them back
             _save_rng_state       the generators of every process
-    _load_best_model              the adapter of the best evaluation
+    _load_best_model              the weights of the best evaluation
 
 An item of the data loader is a whole optimizer step (`packing.Step`). `training_step` runs its packs one after
 another, each loss divided by the labels of the *whole* step, so that the gradient is the token-weighted mean over
@@ -37,7 +37,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -45,7 +44,6 @@ from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME
 
-from alpaca.adapter.folder import WEIGHTS
 from alpaca.device import peak_memory
 from alpaca.errors import NonFiniteLoss
 from alpaca.packed.batch import collate
@@ -55,6 +53,7 @@ from alpaca.packed.taught import collate_taught
 from alpaca.prompts.encode import Encoded
 from alpaca.training import checkpoints, peers, sharded
 from alpaca.training.memory import explain_memory, memory_now
+from alpaca.training.tuning import Tuning
 
 
 class PackedTrainer(Trainer):
@@ -73,13 +72,14 @@ class PackedTrainer(Trainer):
         validation_packs: Sequence[Pack],
         run: dict[str, Any],
         callbacks: list[Any],
+        tuning: Tuning,
         taught: tuple[int, float] | None = None,
     ) -> None:
         """`taught`: the base teaches the examples from this index on, with this weight (`packed.taught`)."""
         super().__init__(
             model=model, args=args, train_dataset=steps, eval_dataset=validation or None, callbacks=callbacks
         )  # fmt: skip
-        self.packed = model
+        self.packed, self.tuning = model, tuning
         self.examples, self.row_names, self.steps_per_epoch = examples, row_names, steps_per_epoch
         self.validation, self.validation_packs = validation, validation_packs
         self.run, self.taught = run, taught
@@ -101,10 +101,10 @@ class PackedTrainer(Trainer):
         step: Step = inputs
         packs = step.packs[self.args.process_index]
         weight = self.args.world_size / max(1, step.labels)  # DDP and FSDP average over processes
-        total = torch.zeros((), device=self.args.device)
+        total, less = torch.zeros((), device=self.args.device), self.tuning.beside_memory
         for number, pack in enumerate(packs):
             tokens = sum(len(self.examples[index]) for index in pack)
-            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens):
+            with self._gradients_stay_here(model, last=number == len(packs) - 1), explain_memory(tokens, less):
                 loss = model(**self.inputs(pack, beside=[rank[number] for rank in step.packs]))
                 rows = [self.row_names[index] for index in pack]
                 what = f"the loss became {{}} at step {self.state.global_step + 1}"
@@ -243,20 +243,17 @@ class PackedTrainer(Trainer):
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_NAME, weights_only=True))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """Write the adapter's weights and what identifies the run; the base is never written."""
+        """Write the weights that are trained, and what identifies the run."""
         if not self.args.should_save:
             return
         folder = Path(str(output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.adapter_state(state_dict), str(folder / WEIGHTS), metadata={"format": "pt"})
+        save_file(self.trained_state(state_dict), str(folder / self.tuning.weights), metadata={"format": "pt"})
         (folder / checkpoints.RUN_FILE).write_text(json.dumps(self.run, indent=2), encoding="utf-8")
 
-    def adapter_state(self, state_dict: dict[str, Any] | None = None) -> dict[str, Tensor]:
-        """The adapter's tensors under PEFT's names, on the CPU. `state_dict`: a gathered one, with sharded training."""
-        if state_dict is not None:
-            state_dict = {name.removeprefix("peft."): tensor for name, tensor in state_dict.items()}
-        state = get_peft_model_state_dict(self.packed.peft, state_dict=state_dict, save_embedding_layers=False)
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    def trained_state(self, gathered: dict[str, Any] | None = None) -> dict[str, Tensor]:
+        """What is trained, on the CPU. `gathered`: the whole of a sharded model."""
+        return self.tuning.state(self.packed, gathered)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Process 0 writes the generators of all of them."""
@@ -272,20 +269,14 @@ class PackedTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         self.last_loaded = Path(resume_from_checkpoint)
-        weights = self.last_loaded / WEIGHTS
+        weights = self.last_loaded / self.tuning.weights
         state = peers.from_main(lambda: load_file(str(weights)))
         if self.is_fsdp_enabled:
-            own = self.names_in_peft()
+            trained = [name for name, weight in self.model_wrapped.named_parameters() if weight.requires_grad]
+            own = self.tuning.names(self.packed, trained)
             sharded.load_trained(self.model_wrapped, {own[name]: tensor for name, tensor in state.items()})
         else:
-            set_peft_model_state_dict(self.packed.peft, state)
-
-    def names_in_peft(self) -> dict[str, str]:
-        """The model's own name of each tensor of the adapter by PEFT's."""
-        names = [name for name, weight in self.model_wrapped.named_parameters() if weight.requires_grad]
-        own: Any = {name.removeprefix("peft."): name for name in names}  # it looks at the keys only
-        found: Any = get_peft_model_state_dict(self.packed.peft, state_dict=own, save_embedding_layers=False)
-        return dict(found)
+            self.tuning.load(self.packed, state)
 
     def _load_callback_state(self) -> None:
         """With the state of a resumed run: the library forgets a best checkpoint that this machine does not have."""

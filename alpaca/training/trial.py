@@ -28,9 +28,9 @@ def try_largest(trainer: PackedTrainer, steps: Sequence[Step], say: Say) -> floa
     tokens = sum(lengths)
     model = trainer.packed
     weights = [weight for weight in model.parameters() if weight.requires_grad]
-    training = model.training
+    training, less = model.training, trainer.tuning.beside_memory
     say(tagged("trial", f"the largest micro-batch first: {tokens} tokens, the longest example {max(lengths)}"))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens):
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), explain_memory(tokens, less):
         moments = [torch.ones_like(weight) for weight in weights for _ in range(2)]
         try:
             model.train()

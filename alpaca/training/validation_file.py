@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alpaca.data.columns import parse_columns
+from alpaca.data.plain_text import in_sections
 from alpaca.data.reader import read_examples
 from alpaca.errors import DataError, NoRowsLeft
 from alpaca.prompts.encode import Encoded, encode_examples
@@ -76,6 +77,7 @@ def read_validation_file(
         rows = read_examples(config.val_data_path, columns=columns, skip_bad_rows=config.skip_bad_rows).examples
     except DataError as error:
         raise type(error)(f"val_data_path: {error.message}") from None
+    rows = in_sections(rows)
     encoded: Any = encode_examples(tokenizer, template, rows, cutoff_len=cutoff)
     if not encoded.examples:
         raise NoRowsLeft(

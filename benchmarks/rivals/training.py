@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 def run_trl(plan: Plan) -> dict[str, float]:
     """Seconds, tokens, peak memory and held-out loss, as the benchmark's other contenders give them."""
+    from alpaca.training.preflight import resolve_targets
+
     config, examples = plan.config, plan.examples
+    targets = list(resolve_targets(plan.base, config.lora_target_modules))
     planned = Planned(
         base=str(plan.base.resolve()), rows=[as_row(examples[i]) for step in plan.steps for i in step.examples],
         held_out=[as_row(example) for example in plan.validation.examples], step=config.batch_size,
-        rank=config.lora_r, alpha=int(config.lora_alpha), targets=list(plan.spec.target_modules),
+        rank=config.lora_r, alpha=int(config.lora_alpha), targets=targets,
         learning_rate=plan.learning_rate[0], warmup=plan.warmup_steps, seed=config.seed, work=config.output_dir,
     )  # fmt: skip
     file = Path(config.output_dir) / "plan.json"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from alpaca.training.cli import parser
-from benchmarks import forgetting, gpu, misfits, serve, train
+from benchmarks import forgetting, gpu, learning_rates, misfits, serve, train
 from tests.conftest import ROOT
 from tests.serving.peft_adapters import make_adapter
 
@@ -79,6 +79,7 @@ def test_the_gateway_is_measured_against_the_server_behind_it(tiny_base: Path) -
 
 
 # --- serving ------------------------------------------------------------------------------------------------------
+@pytest.mark.long
 def test_the_table_of_serving_has_every_contender(long_base: Path) -> None:
     said = run("serve.py", "--base_model", long_base, "--rounds", 1, "--tokens", 4, "--skip", "larger", "ready")
     table = re.findall(r"^(\w.*?)  +([\d.]+) +[\d.]+$", said, re.MULTILINE)
@@ -220,7 +221,13 @@ def test_every_way_against_forgetting_is_made_of_options_there_are() -> None:
         assert parser().parse_known_args(way)[1] == []
 
 
-def test_each_way_is_tried_at_each_learning_rate(tiny_base: Path) -> None:
-    options = argparse.Namespace(ways=["defaults"], learning_rates=[0.7, 1.5], base_model=str(tiny_base))
-    rates = {"defaults, 0.7 x rate": "0.0014", "defaults, 1.5 x rate": "0.003"}
-    assert forgetting.ways_of(options) == {name: ["--learning_rate", rate] for name, rate in rates.items()}
+def test_each_learning_rate_is_compared_with_the_default_one_of_its_seed(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--rows", 24, "--seeds", 1, "--num_epochs", 0.1, "--factors", 1, "--sets", "data/alpacas.jsonl"]
+    said = run("learning_rates.py", "--base_model", tiny_base, *small, "--keep", tmp_path)
+    assert re.search(r"^1 x +0\.002 +\d\.\d+ +1$", said, re.MULTILINE)
+    card = json.loads((tmp_path / "alpacas-1-42" / "alpaca.json").read_text())
+    assert card["data"]["rows_read"] == 24 and card["settings"]["learning_rate"] == 0.002
+    learning_rates.show("alpacas", 0.002, {1.0: [(4.0, 3.0), (5.0, 3.0)], 1.5: [(4.0, 3.5), (5.0, 3.5)]})
+    assert re.search(r"^1.5 x +0\.003 +3\.5 ± 0 +0\.625 ± 1\.6$", capsys.readouterr().out, re.MULTILINE)

@@ -382,7 +382,7 @@ def test_a_folder_or_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "b.json", ROWS)
     with pytest.raises(UnsupportedFile, match=r"is a folder; give one file: .*b\.json"):
         read_examples(str(tmp_path))
-    for name, hint in (("a.txt", "give one of .json, .jsonl, .csv, .parquet"), ("a.json.gz", "unpack it first")):
+    for name, hint in (("a.md", "give one of .json, .jsonl, .csv, .parquet, .txt"), ("a.json.gz", "unpack it first")):
         (tmp_path / name).touch()
         with pytest.raises(UnsupportedFile, match=hint):
             read_examples(str(tmp_path / name))

@@ -98,6 +98,7 @@ def test_what_is_no_quantity_is_none(text: str) -> None:
 def test_the_numbers_of_list_items_are_not_counted() -> None:
     assert [found.shown for found in quantities("1. Take 5 g.\n2. Wait 3 days.\n\n10. Rest.")] == ["5 g", "3 days"]
     assert [found.shown for found in quantities("5 animals are enough.")] == ["5 animals"]
+    assert [found.shown for found in quantities("They need:\n\n1. Hay, 2 kg of")] == ["2 kg"], "cut off at its end"
 
 
 def test_the_first_end_of_a_range_has_the_unit_of_the_second() -> None:

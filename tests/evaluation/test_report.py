@@ -150,6 +150,7 @@ def test_an_adapter_that_changes_nothing_shows_no_difference(
     assert numbers["probing"]["lost"] == numbers["probing"]["won"] == 0
 
 
+@pytest.mark.long
 def test_an_adapter_without_a_card_is_measured_on_the_rows_that_are_given(
     tiny_base: Path, tmp_path: Path, sets: dict[str, Any]
 ) -> None:

@@ -41,6 +41,19 @@ def test_what_was_learned_is_told_by_its_kind(changes: dict[str, Any], kind: Gai
     assert verdict.learned == {Gained.UNKNOWN: None, Gained.NOTHING: False}.get(kind, True)
 
 
+def test_of_raw_text_nothing_is_said_of_answers() -> None:
+    text = measured(domain=change(3.0, 2.5), gain=None, samples=[], facts=None, of_text=True)
+    verdict = judge(text, 0.1)
+    assert verdict.improved.startswith(
+        "It learned your text: 40 parts of it that it had never seen became 65 % likelier"
+    )
+    assert "--adapter_path" in verdict.advice
+    assert verdict.tested[0] == "how likely 40 held-out parts of your text are"
+    assert not any("manner" in line or "how they are written" in line for line in verdict.tested + verdict.untested)
+    nothing = judge(measured(domain=change(3.0, 3.0), gain=None, of_text=True), 0.1)
+    assert "40 parts of it that it had never seen are no likelier" in nothing.improved
+
+
 def test_an_adapter_that_learned_nothing_is_not_to_be_used() -> None:
     verdict = judge(measured(domain=change(3.0, 3.1)), None)
     assert "Don't use it" in verdict.advice and "python -m alpaca.data" in verdict.advice

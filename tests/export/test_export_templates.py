@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from alpaca.errors import ExportFailed
-from alpaca.export.chat_template import chat_template, rendered
 from alpaca.export.here import prove
 from alpaca.export.ollama import find_affixes, write_modelfile
 from alpaca.prompts.encode import encode_prompt
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template, template_names
+from alpaca.prompts.jinja import chat_template, rendered
 from tests.conftest import make_tokenizer
 from tests.export.conftest import of
 

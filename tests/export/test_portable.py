@@ -82,6 +82,7 @@ def test_a_folder_for_vllm_holds_what_serve_sh_names(tiny_base: Path, adapters: 
     assert (folder / "template.jinja").read_text() == of(tiny_base).jinja
 
 
+@pytest.mark.long
 def test_what_serve_sh_starts_is_named_from_where_it_is_called(adapters: Path, out: Export, tmp_path: Path) -> None:
     """`echo` in vLLM's place says what it was given; names with blanks, quotes and dollars arrive as they are."""
     odd = """a "b" $HOME it's"""

@@ -86,6 +86,7 @@ def check_and_push(hub: Hub, folder: Path, token: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_what_was_checked_is_uploaded_with_its_card(hub: Hub, out: Export, adapters: Path) -> None:
     folder, _ = out("merged", adapters / "carded")
     done = check_and_push(hub, folder, TOKEN)

@@ -227,3 +227,28 @@ def test_other_activations_and_norms_are_left_alone() -> None:
     assert {name: type(child).__name__ for name, child in model.items()} == {
         "gelu": "Mlp", "silu": "LeanSwiglu", "norm": "GemmaRMSNorm",
     }  # fmt: skip
+
+
+def test_several_adapters_in_effect_are_one_of_all_their_ranks(tiny_base: Path) -> None:
+    """On other layers and of other ranks; only the one that is trained gets gradients."""
+    models = []
+    for lean in (True, False):
+        torch.manual_seed(3)
+        base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+        made = LoraConfig(**LORA, init_lora_weights=False)
+        model: Any = get_peft_model(make_lean(base), lean_lora(made)) if lean else get_peft_model(base, made)
+        other = {**LORA, "r": 5, "target_modules": ["v_proj", "o_proj", "down_proj"], "init_lora_weights": False}
+        model.add_adapter("other", LoraConfig(**other))
+        model.base_model.set_adapter(["other", "default"])
+        for name, weight in model.named_parameters():
+            weight.requires_grad_("default" in name)
+        models.append(model)
+    ids = torch.randint(4, 200, (1, 12))
+    lean, plain = (model(input_ids=ids, labels=ids) for model in models)
+    torch.testing.assert_close(lean.logits, plain.logits, atol=1e-4, rtol=1e-4)
+    for result in (lean, plain):
+        result.loss.backward()
+    ours, theirs = ([w.grad for w in model.parameters() if w.requires_grad] for model in models)
+    assert len(ours) == len(theirs) > 0
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-3)

@@ -162,6 +162,7 @@ def test_a_sample_is_shown_side_by_side_and_its_answers_are_kept(
         assert "--output, or look at some of them first with --sample 5" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on_and_ends_in_the_rows_order(tmp_path: Path) -> None:
     rows = [{"instruction": f"What is the use of tool {n}?", "input": "", "output": f"It is good for work {n}."}
             for n in range(60)]  # fmt: skip

@@ -1,5 +1,5 @@
 """Run by torchrun: a model sharded by FSDP2 over two processes against the whole one, where the base teaches a row of
-the first process and none of the second. Prints what differs."""
+the first process and none of the second, or all weights are trained. Prints what differs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from alpaca.packed.batch import collate
 from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import Pack
 from alpaca.packed.taught import collate_taught
-from alpaca.prompts.encode import Encoded
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.fit import build_model
 from alpaca.training.plan import Plan, make_plan
@@ -36,22 +35,27 @@ def build(plan: Plan) -> PackedModel:
     return model
 
 
-def inputs(pack: Pack, examples: list[Encoded], taught: tuple[int, float]) -> dict[str, Any]:
+def inputs(pack: Pack, plan: Plan) -> dict[str, Any]:
     """What both processes give the model at the same time."""
-    return collate(pack, examples).inputs(CPU) | {"taught": collate_taught(pack, examples, *taught).inputs(CPU)}
+    given = collate(pack, plan.examples).inputs(CPU)
+    if plan.taught is None:
+        return given
+    return given | {"taught": collate_taught(pack, plan.examples, *plan.taught).inputs(CPU)}
 
 
-def main(base: str, rows: str) -> None:
+def main(base: str, rows: str, kind: str) -> None:
     dist.init_process_group("gloo")
     rank, processes = dist.get_rank(), dist.get_world_size()
-    plan = make_plan(FinetuneConfig(base_model=base, data_path=rows, quantization="fp32"), lambda line: None)
+    plan = make_plan(
+        FinetuneConfig(base_model=base, data_path=rows, quantization="fp32", finetuning_type=kind), lambda line: None
+    )
     whole, sharded = build(plan), build(plan)
     mesh = init_device_mesh("cpu", (processes,))
-    for layer in sharded.peft.get_base_model().get_decoder().layers:
+    for layer in sharded.base.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(sharded, mesh=mesh)
-    assert plan.taught is not None
-    batches = [inputs(pack, plan.examples, plan.taught) for pack in ((0, 1, plan.taught[0]), (3, 4, 5))]
+    replayed = len(plan.train.examples)
+    batches = [inputs(pack, plan) for pack in ((0, 1, replayed), (3, 4, 5))]
     loss = sharded(**batches[rank])
     loss.backward()
     for number, batch in enumerate(batches):

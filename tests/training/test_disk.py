@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from safetensors import safe_open
@@ -46,17 +46,20 @@ def test_a_run_writes_no_more_than_was_said_and_not_much_less(tiny_base: Path, t
     assert size(output) + checkpoint > 0.7 * (needed(parameters) - BESIDES)
 
 
+LORA: Any = {"noun": "adapter", "smaller": "lower --lora_r"}
+
+
 def test_a_disk_too_small_is_refused_with_both_numbers(nearly_full: None, tmp_path: Path) -> None:
     with pytest.raises(DiskFull, match=r"lora: the run writes up to 0\.06 GB .* and 0\.00 GB are free"):
-        check_room(tmp_path / "lora", 1_000_000, resumes=False)
+        check_room(tmp_path / "lora", 1_000_000, **LORA, resumes=False)
 
 
 def test_what_a_resumed_run_wrote_already_counts(nearly_full: None, tmp_path: Path) -> None:
     (tmp_path / "checkpoint-1").mkdir()
     (tmp_path / "checkpoint-1" / "optimizer.pt").write_bytes(bytes(60_000_000))
-    check_room(tmp_path, 1_000_000, resumes=True)
+    check_room(tmp_path, 1_000_000, **LORA, resumes=True)
     with pytest.raises(DiskFull):
-        check_room(tmp_path, 1_000_000, resumes=False)
+        check_room(tmp_path, 1_000_000, **LORA, resumes=False)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), OSError(errno.EDQUOT, "Quota exceeded")])

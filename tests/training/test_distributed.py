@@ -35,9 +35,9 @@ def alone(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return data, folder / "alone"
 
 
-def arguments(base: Path, data: Path, output: Path) -> list[str]:
-    config = settings(base, data, output, **CHANGES)
-    names = ("base_model", "data_path", "output_dir", "quantization", "lora_r", "lora_alpha", *CHANGES)
+def arguments(base: Path, data: Path, output: Path, **more: Any) -> list[str]:
+    config = settings(base, data, output, **(CHANGES | more))
+    names = {"base_model", "data_path", "output_dir", "quantization", "lora_r", "lora_alpha", *CHANGES, *more}
     return [str(ROOT / "finetune.py"), *(f"--{name}={getattr(config, name)}" for name in names)]
 
 
@@ -92,8 +92,35 @@ def test_processes_tell_each_other_what_they_have_and_refuse_what_differs(tmp_pa
 
 
 @pytest.mark.long
-def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(tiny_base: Path, tmp_path: Path) -> None:
+def test_two_processes_train_all_weights_as_one_does(tiny_base: Path, alone: tuple[Path, Path], tmp_path: Path) -> None:
+    data, _ = alone
+    full: dict[str, Any] = {"finetuning_type": "full", "lora_r": 16, "lora_alpha": 32}
+    train(settings(tiny_base, data, tmp_path / "one", **CHANGES, **full))
+    said = launch(*TORCHRUN, *arguments(tiny_base, data, tmp_path / "two", **full))
+    got, wanted = (load_file(str(tmp_path / name / "model.safetensors")) for name in ("two", "one"))
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    assert said.count("20 tensors read back equal, 20 of them changed, logits equal") == 1
+
+
+@pytest.mark.long
+def test_two_processes_that_share_all_weights_by_fsdp2_train_them_as_one_does(
+    tiny_base: Path, alone: tuple[Path, Path], tmp_path: Path
+) -> None:
+    data, _ = alone
+    full: dict[str, Any] = {"finetuning_type": "full", "lora_r": 16, "lora_alpha": 32}
+    train(settings(tiny_base, data, tmp_path / "one", **CHANGES, **full))
+    said = launch(*SHARDED, ON_CPU, *arguments(tiny_base, data, tmp_path / "shared", **full)[1:])
+    got, wanted = (load_file(str(tmp_path / name / "model.safetensors")) for name in ("shared", "one"))
+    torch.testing.assert_close(got, wanted, atol=1e-4, rtol=0)
+    assert said.count("20 tensors read back equal, 20 of them changed") == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("kind", "gradients"), [("lora", 28), ("full", 20)])
+def test_a_sharded_model_has_the_losses_and_gradients_of_a_whole_one(
+    tiny_base: Path, tmp_path: Path, kind: str, gradients: int
+) -> None:
     """What FSDP needs of the model where the base teaches one process's rows and none of the other's."""
     data = write_rows(tmp_path / "rows.jsonl", make_rows(12))
-    said = launch(*TORCHRUN, str(ROOT / "tests" / "training" / "sharded.py"), str(tiny_base), str(data))
-    assert "28 gradients equal" in said
+    said = launch(*TORCHRUN, str(ROOT / "tests" / "training" / "sharded.py"), str(tiny_base), str(data), kind)
+    assert f"{gradients} gradients equal" in said

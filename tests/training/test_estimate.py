@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.long]
     [
         {"quantization": "bf16", "num_epochs": 0.4},
         {"quantization": "fp32", "micro_batch_tokens": 512, "num_epochs": 0.2},
+        {"finetuning_type": "full", "micro_batch_tokens": 512, "num_epochs": 0.1, "replay_ratio": 0},
     ],
     ids=str,
 )

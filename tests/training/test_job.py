@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import fcntl
 import hashlib
 import json
@@ -18,13 +19,23 @@ from typing import Any
 
 import pytest
 
+from alpaca.adapter.archive import pack
 from alpaca.adapter.folder import WEIGHTS
-from alpaca.errors import BadSetting, DataError, TrainingBusy, TrainingKilled
+from alpaca.errors import (
+    AlpacaError,
+    BadArchive,
+    BadSetting,
+    DataError,
+    DownloadRefused,
+    TrainingBusy,
+    TrainingKilled,
+)
 from alpaca.training import job_process
 from alpaca.training.checkpoints import checkpoints_in
 from alpaca.training.job import run_job
 from alpaca.training.job_inputs import ADAPTER, OUTPUT_DIR, prepare
 from tests.conftest import ROOT
+from tests.serving.peft_adapters import make_adapter
 
 ROWS = [{"instruction": f"Say {number}.", "output": "hay and grass"} for number in range(6)]
 
@@ -153,6 +164,7 @@ async def first_process() -> int:
     return found[0]
 
 
+@pytest.mark.long
 def test_the_archive_and_the_log_of_the_process_come_back(
     values: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -217,3 +229,63 @@ def test_the_process_ends_when_the_server_is_gone(values: dict[str, Any], tmp_pa
                 break
         assert process.wait(30) != 0
     assert not (tmp_path / job_process.RESULT).exists()
+
+
+# --- on top of an adapter -----------------------------------------------------------------------------------------
+FILLED_IN = {
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "lora_target_modules": "all-linear",
+    "use_rslora": False,
+    "use_dora": False,
+}
+
+
+@pytest.fixture
+def theirs(tiny_base: Path, tmp_path: Path) -> bytes:
+    """The archive of an adapter of rank 4 on two kinds of layers."""
+    return pack(
+        make_adapter(tiny_base, tmp_path / "theirs", template="chat", spread=0.1), tmp_path / "t.zip"
+    ).read_bytes()
+
+
+def in_the_request(archive: bytes) -> str:
+    return f"data:application/zip;base64,{base64.b64encode(archive).decode()}"
+
+
+def test_a_job_goes_on_with_an_adapter_and_is_known_by_its_contents(
+    values: dict[str, Any], kept: Path, theirs: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values |= FILLED_IN
+    archive = run_job({**values, "adapter": in_the_request(theirs)}, tmp_path / "one")
+    config = json.loads(members(archive)["adapter_config.json"])
+    assert (config["r"], config["target_modules"]) == (4, ["q_proj", "v_proj"])
+    assert json.loads(members(archive)["alpaca.json"])["ancestor"]["name"] == "adapter"
+    capsys.readouterr()
+    assert run_job({**values, "adapter": in_the_request(theirs)}, tmp_path / "two") == archive
+    assert "is not trained again" in capsys.readouterr().out
+
+
+def test_a_shape_that_contradicts_it_is_refused(values: dict[str, Any], theirs: bytes, tmp_path: Path) -> None:
+    with pytest.raises(BadSetting, match="lora_r is 8, and adapter has 4"):
+        run_job({**values, **FILLED_IN, "lora_r": 8, "adapter": in_the_request(theirs)}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "says"),
+    [
+        ("https://127.0.0.1/a.zip", DownloadRefused, "127.0.0.1 is not in the public internet"),
+        ("http://example.com/a.zip", DownloadRefused, "only https is followed"),
+        ("data:application/zip;base64,%%%%", BadSetting, "no base64|not base64"),
+        (
+            f"data:application/zip;base64,{base64.b64encode(b'no archive').decode()}",
+            BadArchive,
+            "neither a zip nor a tar",
+        ),
+    ],
+)
+def test_what_is_brought_is_fetched_and_unpacked_as_for_a_prediction(
+    url: str, error: type[AlpacaError], says: str, values: dict[str, Any], tmp_path: Path
+) -> None:
+    with pytest.raises(error, match=says):
+        run_job({**values, "adapter": url}, tmp_path)

@@ -143,3 +143,24 @@ def test_a_token_that_no_header_may_hold_is_refused_without_being_shown(inputs: 
     with pytest.raises(AlpacaError, match="hf_token holds characters that no token has") as caught:
         secrets({**inputs, "hf_token": Secret(token)})
     assert TOKEN not in str(caught.value)
+
+
+# --- an adapter to go on with -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("value", ["https://example.com/a.zip", "data:application/zip;base64,UEsDBA=="])
+def test_an_adapter_comes_by_url_or_in_the_request(inputs: dict[str, Any], value: str) -> None:
+    values = prepare({**inputs, "adapter": value, "new_adapter": False})
+    assert values["adapter"] == value
+    assert "new_adapter" not in values
+    assert prepare({**inputs, "adapter": value, "new_adapter": True})["new_adapter"] is True
+
+
+@pytest.mark.parametrize("value", ["lora-alpaca", "/etc", "file:///etc", "data:,text", "../lora-a", "ftp://a/b.zip"])
+def test_no_folder_of_the_server_is_an_adapter(inputs: dict[str, Any], value: str) -> None:
+    with pytest.raises(BadSetting, match=r"adapter is .*: give the https URL of an archive"):
+        prepare({**inputs, "adapter": value})
+
+
+def test_a_second_adapter_needs_a_first(inputs: dict[str, Any]) -> None:
+    assert "adapter" not in prepare({**inputs, "adapter": None, "new_adapter": False})
+    with pytest.raises(BadSetting, match=r"new_adapter is true: .* give that one as adapter"):
+        prepare({**inputs, "new_adapter": True})

@@ -53,7 +53,7 @@ def test_the_parameters_said_are_those_that_train(
     plan = make_plan(settings(request.getfixturevalue(base_name), rows, tmp_path / "out", **changes), lines.append)
     model = build_model(plan)
     trainable, _ = model.peft.get_nb_trainable_parameters()
-    assert preflight.trainable_parameters(plan.base, plan.spec) == trainable
+    assert plan.tuning.count() == trainable
     assert any(line.startswith(f"adapter     {trainable:,} parameters to train: rank ") for line in lines)
 
 
@@ -92,10 +92,12 @@ def test_a_cutoff_beyond_the_base_s_positions_is_lowered_aloud(tiny_base: Path, 
 
 
 # --- the estimate -------------------------------------------------------------------------------------------------
-def estimate(base: Path, **changes: Any) -> preflight.Estimate:
-    given: dict[str, Any] = {"largest": 1024, "precision": "fp32", "device": CPU, "checkpointing": False}
+def estimate(base: Path, *, checkpointing: bool = False, **changes: Any) -> preflight.Estimate:
+    given: dict[str, Any] = {"largest": 1024, "precision": "fp32", "device": CPU}
+    given |= changes
     steps = plan_steps([100] * 64, [50] * 64, batch_size=16, budget=1024, num_epochs=1, seed=0)
-    return preflight.estimate(base, LoraSpec(8, 16, ("q_proj",)), steps, **(given | changes))
+    cost = preflight.lora_cost(base, LoraSpec(8, 16, ("q_proj",)), given["precision"], checkpointing)
+    return preflight.estimate(base, cost, steps, **given)
 
 
 def test_memory_grows_with_the_largest_micro_batch_and_shrinks_with_the_precision_and_checkpointing(

@@ -375,6 +375,7 @@ def test_answers_made_before_are_made_again_where_they_are_damaged_or_of_another
     assert len(list((cache / "own_answers").iterdir())) == 2
 
 
+@pytest.mark.long
 def test_a_resumed_run_uses_the_answers_there_are(
     talking_base: Path, rows: Path, general: Path, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from alpaca.prompts.find import template_from_card
 from alpaca.serving.adapters import content_digest
 from alpaca.training.fit import build_model, make_trainer
 from alpaca.training.plan import Plan, make_plan
-from alpaca.training.result import Outcome, put_in_place, verify, write_adapter
+from alpaca.training.result import Outcome, put_in_place, verify, write_result
 from alpaca.training.trainer import PackedTrainer
 from tests.serving.peft_adapters import make_adapter
 from tests.training.runs import leftovers, settings, train
@@ -44,7 +44,7 @@ def trained(base: Path, rows: Path, output: Path, **changes: Any) -> tuple[Plan,
 
 def write(plan: Plan, trainer: PackedTrainer) -> list[str]:
     lines: list[str] = []
-    write_adapter(plan, trainer, Outcome(None, None, 1, [], 0.0, 0), lines.append)
+    write_result(plan, trainer, Outcome(None, None, 1, [], 0.0, 0), lines.append)
     return lines
 
 
@@ -185,7 +185,7 @@ def test_files_that_are_not_what_was_trained_are_told(tiny_base: Path, rows: Pat
     out = tmp_path / "out"
     plan, trainer = trained(tiny_base, rows, out)
     assert any("logits equal" in line for line in write(plan, trainer))
-    state = {name: tensor.clone() for name, tensor in trainer.adapter_state().items()}
+    state = {name: tensor.clone() for name, tensor in trainer.trained_state().items()}
     name = next(name for name in state if "lora_B" in name)
     with pytest.raises(VerificationFailed, match="was not written as it was trained"):
         verify(plan, trainer, Path(shutil.copytree(out, tmp_path / "copy")), state | {name: state[name] + 1e-6})

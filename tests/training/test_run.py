@@ -22,17 +22,19 @@ def history(folder: Path) -> list[float]:
 
 # --- options ------------------------------------------------------------------------------------------------------
 OPTIONS: list[dict[str, Any]] = [
-    {"quantization": "bf16"}, {"quantization": "int8"}, {"quantization": "nf4"}, {"quantization": "auto"},
-    {"use_dora": True}, {"use_rslora": True}, {"lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 3e-2},
-    {"lora_dropout": 0.1}, {"train_on_inputs": True}, {"gradient_checkpointing": True}, {"val_set_size": 0},
-    {"val_set_size": 2000},
-    {"val_set_size": 0.2}, {"warmup_ratio": 0.5}, {"micro_batch_size": 1}, {"prompt_template_name": "alpaca"},
+    {"quantization": "bf16"}, {"quantization": "int8"}, {"use_dora": True}, {"use_rslora": True},
+    {"lora_target_modules": ["q_proj", "v_proj"], "learning_rate": 3e-2}, {"lora_dropout": 0.1},
+    {"train_on_inputs": True}, {"val_set_size": 0}, {"learning_rate": None},
     {"quantization": "nf4", "gradient_checkpointing": True, "use_dora": True},
-    {"num_epochs": 0.001, "val_set_size": 0}, {"learning_rate": None},
+]  # fmt: skip
+MORE: list[dict[str, Any]] = [
+    {"quantization": "nf4"}, {"quantization": "auto"}, {"gradient_checkpointing": True}, {"val_set_size": 2000},
+    {"val_set_size": 0.2}, {"warmup_ratio": 0.5}, {"micro_batch_size": 1}, {"prompt_template_name": "alpaca"},
+    {"num_epochs": 0.001, "val_set_size": 0},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("changes", OPTIONS, ids=str)
+@pytest.mark.parametrize("changes", [*OPTIONS, *(pytest.param(more, marks=pytest.mark.long) for more in MORE)], ids=str)
 def test_it_learns_with_every_option(tiny_base: Path, rows: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     out = tmp_path / "out"
     lines = train(settings(tiny_base, rows, out, **({"num_epochs": 4, "eval_steps": 100} | changes)))

@@ -22,6 +22,7 @@ from alpaca.prompts.encode import Encoded
 from alpaca.training import trainer
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.plan import make_plan
+from alpaca.training.preflight import resolve_targets
 from alpaca.training.trainer import PackedTrainer
 from tests.conftest import ROOT
 from tests.training.runs import adapter_bytes, leftovers, make_rows, settings, train, write_rows
@@ -57,7 +58,8 @@ def plain_loop(config: FinetuneConfig) -> dict[str, torch.Tensor]:
     base = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=torch.float32)
     torch.manual_seed(config.seed)
     lora: dict[str, Any] = {"r": config.lora_r, "lora_alpha": config.lora_alpha, "task_type": "CAUSAL_LM"}
-    model = get_peft_model(base, LoraConfig(**lora, target_modules=list(plan.spec.target_modules))).train()
+    targets = list(resolve_targets(plan.base, config.lora_target_modules))
+    model = get_peft_model(base, LoraConfig(**lora, target_modules=targets)).train()
     weights = [p for p in model.parameters() if p.requires_grad]
     assert config.learning_rate is not None
     optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)

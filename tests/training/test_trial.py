@@ -65,7 +65,7 @@ def test_it_runs_the_largest_pack_forward_and_backward_and_leaves_nothing(
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(lambda weight, name=name: gradients.append(name))
     trainer.packed.eval()
-    before, random = trainer.adapter_state(), torch.get_rng_state()
+    before, random = trainer.trained_state(), torch.get_rng_state()
     lines: list[str] = []
     try_largest(trainer, steps, lines.append)
     largest = max(sum(len(trainer.examples[i]) for i in pack) for step in steps for pack in step.packs[0])
@@ -75,7 +75,7 @@ def test_it_runs_the_largest_pack_forward_and_backward_and_leaves_nothing(
     assert torch.equal(torch.get_rng_state(), random) and not trainer.packed.training
     assert all(weight.grad is None for weight in trainer.packed.parameters())
     assert trainer.optimizer is None and trainer.state.global_step == 0
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.adapter_state().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.trained_state().items())
 
 
 SHORT_OF_MEMORY = """
@@ -119,8 +119,8 @@ def test_a_run_that_memory_is_too_short_for_ends_before_its_first_step_with_what
 
 
 def test_a_real_refusal_of_memory_is_told_from_other_errors() -> None:
-    with pytest.raises(OutOfMemory, match=r"^E5005 .*of 7 tokens"), explain_memory(7):
+    with pytest.raises(OutOfMemory, match=r"^E5005 .*of 7 tokens"), explain_memory(7, "Less"):
         torch.empty(1 << 60, dtype=torch.uint8)
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as other, explain_memory(7):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as other, explain_memory(7, "Less"):
         torch.ones(2, 3) @ torch.ones(2, 3)
     assert not is_shortage(other.value) and is_shortage(torch.OutOfMemoryError("CUDA out of memory"))

@@ -62,3 +62,8 @@ def rendered(tokenizer: Any, jinja: str, messages: list[dict[str, Any]]) -> list
     text: str = tokenizer.apply_chat_template(messages, chat_template=jinja, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
+
+
+def begins_with_bos(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts BOS in front of every text."""
+    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
