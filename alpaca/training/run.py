@@ -53,6 +53,8 @@ def _finetune(config: FinetuneConfig, say: Say) -> Finetuned | None:
 
 def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
     """Print a few training examples with what is trained and what is masked told apart."""
+    if not is_main_process():
+        return
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     how = "green is trained, grey is masked" if colour else "what stands in ⟦…⟧ is trained, the rest is masked"
     for number, encoded in enumerate(plan.train.examples[:count], 1):

@@ -67,7 +67,7 @@ def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, P
     said = launch(*TORCHRUN, *arguments(tiny_base, data, output))
     assert_same_adapter(output, wanted, tiny_base)
     steps = ("step    1/6", "step    6/6  epoch")
-    answers = "answers of the base are replayed"  # process 0 asks the base for all of them, or has asked before
+    answers = "answers of the base are replayed"  # process 0 has them for all
     for line in ("processes   ", "data        ", answers, *steps, "verified    ", "done        "):
         assert said.count(line) == 1, line
     assert "6 of 4 examples over 2 processes" in said
