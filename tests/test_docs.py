@@ -198,7 +198,8 @@ def test_every_make_command_names_a_target(path: Path) -> None:
 
 def test_the_requests_in_the_documents_hold_inputs_that_exist() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
-    bodies = [json.loads(body)["input"] for body in re.findall(r"-d '(\{.*?\})'", text)]
+    sent = [json.loads(body) for body in re.findall(r"-d '(\{.*?\})'", text)]
+    bodies = [body["input"] for body in sent if "messages" not in body]  # which are for the gateway
     known = {*inputs_of("predict.py", "Runner", "run"), *inputs_of("train.py", "train")}
     assert len(bodies) > 4
     assert not [name for body in bodies for name in body if name not in known]

@@ -50,6 +50,11 @@ class PackedModel(nn.Module):
         weight: Tensor = self.base.get_output_embeddings().weight
         return weight
 
+    def tie_weights(self) -> None:
+        """Make one weight of head and embeddings again, where the base has it so: accelerate calls this once it has
+        moved the weights, to shard them."""
+        self.base.tie_weights()
+
     def decode(self, input_ids: Tensor, position_ids: Tensor, bounds: list[int]) -> Tensor:
         """The last hidden states of a pack, [n, width]; what the head is applied to."""
         decoded = self.base.get_decoder()(

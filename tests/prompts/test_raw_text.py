@@ -85,3 +85,23 @@ def test_raw_text_is_trained_reported_and_held_out_like_other_rows(tmp_path: Pat
     assert any("8 rows of raw text" in line for line in said)
     assert any("texts cut into pieces of at most 64 tokens" in line for line in said)
     assert (tmp_path / "out" / "report" / "index.html").is_file(), said
+
+
+def test_a_text_file_is_trained_held_out_replayed_and_measured_apart(tmp_path: Path, tiny_base: Path) -> None:
+    paragraphs = [
+        f"task {number}: the alpaca eats hay, and grass {number * number} in the field." for number in range(60)
+    ]
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    text.write_text("\n\n".join(paragraphs), encoding="utf-8")
+    other.write_text("Hay is dried grass.\n\nThe herd eats it in the field.", encoding="utf-8")
+    config = settings(
+        tiny_base, text, tmp_path / "out", cutoff_len=64, report_budget=0.01, num_epochs=1, val_data_path=str(other),
+        replay_path=str(other), replay_ratio=0.1,
+    )  # fmt: skip
+    said = train(config)
+    lines = "\n".join(said)
+    assert " sections to train on, 4 held out" in lines
+    assert "2 rows of other.txt, measured apart" in lines and "general rows of" in lines
+    assert "It learned your text: 4 parts" in lines or "It did not learn your text: 4 parts" in lines
+    assert "questions" in lines and "manner" not in lines
+    assert json.loads((tmp_path / "out" / "report" / "report.json").read_text())["domain"]["rows"] == 4
