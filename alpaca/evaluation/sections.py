@@ -74,7 +74,8 @@ def loss_table(changes: list[tuple[str, Change]], noun: str) -> Html:
 # --- when nobody asked ----------------------------------------------------------------------------------------------
 def drift(found: Findings) -> Html:
     drift = found.measured.drift
-    parts = [paragraph("What learned too narrowly answers everything with its own subject. This counts such "
+    which = "An adapter" if found.run.noun == "adapter" else "A model"
+    parts = [paragraph(f"{which} that learned too narrowly answers everything with its own subject. This counts such "
                        "answers to questions that have nothing to do with your data.")]  # fmt: skip
     parts += notes_on(found, "drift")
     return concat(parts + (_drift_parts(drift, found.run.noun) if drift else []))
