@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def assert_same_adapter(output: Path, wanted: Path, base: Path) -> None:
     got, expected = (load_file(str(folder / "adapter_model.safetensors")) for folder in (output, wanted))
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(got[name], tensor, atol=1e-4, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(got[name], tensor, atol=1e-4, rtol=0, msg=partial("{}: {}".format, name))
     verify_files(output, base)
     card, before = read_card(output), read_card(wanted)
     assert card is not None and before is not None
