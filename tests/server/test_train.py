@@ -86,6 +86,9 @@ def test_what_training_returns_is_served(archive: bytes, start_server: Start, ti
         ({"train_data": data_url(ROWS), "validation_data": "/etc/hostname"}, "E5001"),
         ({"train_data": data_url(ROWS), "lora_target_modules": "nothing"}, "E5001"),
         ({"train_data": data_url(ROWS), "train_template": "../secret"}, "E2101"),
+        ({"train_data": data_url(ROWS), "adapter": "lora-alpaca"}, "E5001"),
+        ({"train_data": data_url(ROWS), "adapter": "https://127.0.0.1/a.zip"}, "E4005"),
+        ({"train_data": data_url(ROWS), "new_adapter": True}, "E5001"),
         ({"train_data": data_url(ROWS, kind="application/zip"), "report_budget": 0}, ""),
     ],
 )

@@ -29,7 +29,6 @@ from alpaca.serving.inputs import request_from_inputs
 from alpaca.serving.limits import EngineLimits
 from alpaca.serving.loading import load_base, open_engine
 from alpaca.training.cli import read_settings
-from alpaca.training.lora import LoraTuning
 from alpaca.training.plan import make_plan
 from tests.conftest import make_base
 from tests.serving.peft_adapters import edit_config, make_adapter
@@ -102,9 +101,8 @@ def test_whoever_goes_on_takes_over_shape_and_template(
 ) -> None:
     lines: list[str] = []
     plan = make_plan(going_on(tiny_base, more_rows, tmp_path / "out", lora_a, dry_run=True), lines.append)
-    assert isinstance(plan.tuning, LoraTuning)
-    spec = plan.tuning.spec
-    assert (spec.r, spec.lora_alpha, spec.target_modules) == (4, 8, ("down_proj", "q_proj"))
+    assert (plan.config.lora_r, plan.config.lora_alpha) == (4, 8)
+    assert plan.config.lora_target_modules == ["down_proj", "q_proj"]
     said = "\n".join(lines)
     assert "rank 4, alpha 8 on down_proj, q_proj: taken from lora-a" in said
     assert "chat (lora-a was trained with it)" in said
@@ -322,8 +320,7 @@ def test_an_option_with_the_defaults_value_contradicts_too(tiny_base: Path, rows
     arguments = [f"--{name}={value}" for name, value in options.items()]
     with pytest.raises(AlpacaError, match=r"E5001 .*lora_r is 16, and theirs has 4"):
         make_plan(read_settings([*arguments, "--lora_r=16"]), lambda line: None)
-    tuning = make_plan(read_settings(arguments), lambda line: None).tuning
-    assert isinstance(tuning, LoraTuning) and tuning.spec.r == 4
+    assert make_plan(read_settings(arguments), lambda line: None).config.lora_r == 4
 
 
 def test_a_second_adapter_needs_a_first(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
