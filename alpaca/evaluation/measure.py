@@ -22,13 +22,14 @@ from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, m
 from alpaca.evaluation.bootstrap import paired_difference
 from alpaca.evaluation.budget import ANSWER_SHARE, OTHERS, Budget, LossPlan, plan_losses
 from alpaca.evaluation.gain import gain_parts, notes_on
+from alpaca.evaluation.learnt import MOST, SHARE, look
 from alpaca.evaluation.losses import RowLosses, open_model, row_losses
 from alpaca.evaluation.probes import KINDS, Probe, passes
 from alpaca.evaluation.results import Change, Drift, GainParts, KindScore, Measured, Probing, Sample
 from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
-from alpaca.evaluation.sets import Domain, General
+from alpaca.evaluation.sets import Domain, General, spread
 from alpaca.evaluation.vocabulary import learn_vocabulary
-from alpaca.packed.scoring import ScoringModel, seconds_per_token
+from alpaca.packed.scoring import seconds_per_token
 from alpaca.progress import Say, progress
 from alpaca.prompts.encode import Encoded, accepted, encode_examples
 from alpaca.prompts.example import Example
@@ -116,7 +117,8 @@ def _losses(
     own = _own_answers(subject, asked)
     say(tagged("report", f"loading {subject.base.name} and the saved adapter ({subject.precision.precision})"))
     model = open_model(subject.files, subject.base, subject.precision.precision, subject.device)
-    plan = _plan(model, ours, theirs, own, budget)
+    pace = 0.0 if budget.seconds is None else seconds_per_token(model, theirs)
+    plan = _plan(pace, ours, theirs, own, budget.left(1 - SHARE if domain.train else 1.0))
     scales = (0.0, 1.0) if subject.files.spec.use_dora else plan.scales
     foreign = _foreign(subject, domain, ours, plan)
     notes["gain"] = notes_on(ours[: plan.domain], foreign, plan.others, OTHERS)
@@ -129,6 +131,9 @@ def _losses(
         }
         own_losses = [row_losses(model, own, scale, done) for scale in (0.0, 1.0)]
     before, after = points[0.0], points[1.0]
+    trained = _encode(subject, accepted(subject.template, spread(domain.train)[:MOST]))
+    told = before.domain, after.domain
+    learnt, notes["learnt"] = look(model, trained, len(domain.train), told, pace, budget.left(), say)
     return {
         "general": _change(before.general, after.general),
         "domain": _change(before.domain, after.domain) if rows.domain else None,
@@ -136,6 +141,7 @@ def _losses(
         "own_answers": _change(*own_losses) if own else None,
         "languages": _by_language(general.measuring, rows.general, before.general, after.general),
         "sweep": sweep_of(points) if len(points) > 2 else None,
+        "learnt": learnt,
     }
 
 
@@ -153,11 +159,9 @@ def _gain(before: AtScale, after: AtScale) -> GainParts | None:
 
 
 def _plan(
-    model: ScoringModel, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
+    pace: float, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], left: float | None
 ) -> LossPlan:
-    """How many rows are measured at which scales, by the speed of a few rows."""
-    pace = 0.0 if budget.seconds is None else seconds_per_token(model, theirs)
-    left = budget.left()
+    """How many rows are measured at which scales in `left` seconds, at `pace` seconds a token."""
     seconds = None if left is None else left - pace * 2 * sum(map(len, own))
     return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
 
