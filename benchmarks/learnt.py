@@ -201,7 +201,7 @@ def pull(model: ScoringModel, rows: Sequence[Encoded], held_out: Sequence[Encode
     return (sums[0] - sums[1]) / now.counts
 
 
-def _gradient(model: ScoringModel, weights: list[torch.Tensor], rows: Sequence[Encoded]) -> list[torch.Tensor]:
+def _gradient(model: ScoringModel, weights: Sequence[torch.Tensor], rows: Sequence[Encoded]) -> list[torch.Tensor]:
     """Of the mean loss per token."""
     packed, labels = PackedModel(model.peft), sum(row.n_trained for row in rows)
     device = weights[0].device
