@@ -23,10 +23,7 @@ from alpaca.prompts.encode import Encoded
 from alpaca.words import tagged
 
 SURE = math.log(2)  # the loss of a token that has a probability of one half: above it, greedy decoding says the token
-BY_HEART, FAR = (
-    math.log(1.5),
-    4.0,
-)  # below what it would be unseen, in nats of the share, and in spreads of held-out rows
+BY_HEART, FAR = math.log(5 / 3), 4.0  # below what it would be unseen: nats of the share, and spreads
 HARD, HARDER = 3.0, 0.25  # above the middle held-out loss, in spreads, and as a share of it
 HELPED = 2.0  # spreads from which on being trained on has helped a row
 NORMAL = 1.4826  # the median of absolute deviations in units of a normal distribution's standard deviation
