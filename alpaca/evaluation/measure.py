@@ -21,11 +21,12 @@ from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, m
 from alpaca.evaluation.bootstrap import paired_difference
 from alpaca.evaluation.budget import ANSWER_SHARE, OTHERS, Budget, LossPlan, plan_losses
 from alpaca.evaluation.gain import gain_parts, notes_on
+from alpaca.evaluation.learnt import MOST, SHARE, look
 from alpaca.evaluation.losses import RowLosses, Scored, row_losses
 from alpaca.evaluation.probes import KINDS, Probe, passes
 from alpaca.evaluation.results import Change, Drift, GainParts, KindScore, Measured, Probing, Sample
 from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
-from alpaca.evaluation.sets import Domain, General
+from alpaca.evaluation.sets import Domain, General, spread
 from alpaca.evaluation.tuned import Held, Tuned
 from alpaca.evaluation.tuned_adapter import TunedAdapter
 from alpaca.evaluation.tuned_model import TunedModel, free
@@ -121,13 +122,11 @@ def _losses(
     """The fields of Measured that are losses."""
     ours, theirs = (_encode(subject, rows) for rows in (domain.held_out, general.measuring))
     own = _own_answers(subject, asked)
-    say(
-        tagged(
-            "report", f"loading {subject.base.name} and the saved {subject.tuned.noun} ({subject.precision.precision})"
-        )
-    )
+    what = f"{subject.base.name} and the saved {subject.tuned.noun}"
+    say(tagged("report", f"loading {what} ({subject.precision.precision})"))
     model = subject.tuned.scoring(subject.held)
-    plan = _plan(model, ours, theirs, own, budget)
+    pace = 0.0 if budget.seconds is None else _pace(model, theirs)
+    plan = _plan(pace, ours, theirs, own, budget.left(1 - SHARE if domain.train else 1.0))
     scales = (0.0, 1.0) if subject.tuned.unscaled else plan.scales
     foreign = _foreign(subject, domain, ours, plan)
     notes["gain"] = notes_on(ours[: plan.domain], foreign, plan.others, OTHERS)
@@ -140,6 +139,9 @@ def _losses(
             if scale in (0.0, 1.0):
                 own_losses[scale] = row_losses(model, own, scale, done)
     before, after = points[0.0], points[1.0]
+    trained = _encode(subject, accepted(subject.template, spread(domain.train)[:MOST]))
+    told = before.domain, after.domain
+    learnt, notes["learnt"] = look(model, trained, len(domain.train), told, pace, budget.left(), say)
     return {
         "general": _change(before.general, after.general),
         "domain": _change(before.domain, after.domain) if rows.domain else None,
@@ -147,6 +149,7 @@ def _losses(
         "own_answers": _change(own_losses[0.0], own_losses[1.0]) if own else None,
         "languages": _by_language(general.measuring, rows.general, before.general, after.general),
         "sweep": sweep_of(points) if len(points) > 2 else None,
+        "learnt": learnt,
     }
 
 
@@ -163,15 +166,16 @@ def _gain(before: AtScale, after: AtScale) -> GainParts | None:
     return None if was is None or now is None else gain_parts(was, now, before.rows.foreign)
 
 
+def _pace(model: Scored, rows: Sequence[Encoded]) -> float:
+    """Seconds that a token takes, by a few rows."""
+    with model.at(1.0) as scoring:
+        return seconds_per_token(scoring, rows)
+
+
 def _plan(
-    model: Scored, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], budget: Budget
+    pace: float, ours: Sequence[Encoded], theirs: Sequence[Encoded], own: Sequence[Encoded], left: float | None
 ) -> LossPlan:
-    """How many rows are measured at which scales, by the speed of a few rows."""
-    pace = 0.0
-    if budget.seconds is not None:
-        with model.at(1.0) as scoring:
-            pace = seconds_per_token(scoring, theirs)
-    left = budget.left()
+    """How many rows are measured at which scales in `left` seconds, at `pace` seconds a token."""
     seconds = None if left is None else left - pace * 2 * sum(map(len, own))
     return plan_losses([len(row) for row in ours], [len(row) for row in theirs], pace, seconds)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alpaca.evaluation import sections
 from alpaca.evaluation.findings import Findings
 from alpaca.evaluation.forgotten import forgotten
+from alpaca.evaluation.lessons import lessons
 from alpaca.evaluation.markup import concat, facts, figure, folded, heading, paragraph, points, table
 from alpaca.evaluation.picture import picture
 from alpaca.evaluation.reading import reading
@@ -40,9 +41,10 @@ def make_page(found: Findings) -> str:
         ("3. Everything else: what was forgotten?", forgotten(found)),
         ("4. Does it talk like your data when nobody asked?", sections.drift(found)),
         (f"5. How strong should the {found.run.noun} be?", sections.sweep(found)),
-        ("6. How the training went", sections.curves(found)),
-        ("7. The data", _data(found)),
-        ("8. The run", _run(found)),
+        ("6. What became of your rows?", lessons(found)),
+        ("7. How the training went", sections.curves(found)),
+        ("8. The data", _data(found)),
+        ("9. The run", _run(found)),
     ]
     return page(
         f"{found.name}: what it learned and what it forgot", STYLE, BODY, subtitle=_subtitle(found), mark=verdict.mark,
@@ -71,7 +73,7 @@ def _footer(found: Findings) -> str:
     return f"{made} docs/report.md explains each measure; report.json holds the numbers."
 
 
-# --- 7, 8 ---------------------------------------------------------------------------------------------------------
+# --- 8, 9 ---------------------------------------------------------------------------------------------------------
 def _data(found: Findings) -> Html:
     data, count = found.data, found.data.counts
     names = {

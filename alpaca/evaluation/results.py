@@ -161,6 +161,37 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class LearntRow:
+    """A row that was trained on: loss per token of its answer by the base and by the adapter, what it would be if the
+    training had not seen the row, and the share of its tokens that the adapter would say by itself."""
+
+    row: int
+    before: float
+    after: float
+    unseen: float
+    said: float
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """Of the `of` rows trained on, `rows` were looked at. `left`: the share of the base's loss that is left of rows
+    that were never seen.
+
+    `by_heart`: those that are far below that, the farthest first; `not_learnt`: those that are hard and no better off
+    for having been trained on, the hardest first. Of `held_out` rows, which the training never saw, `mistaken` would be
+    taken for learnt by heart.
+    """
+
+    rows: int
+    of: int
+    left: float
+    by_heart: list[LearntRow]
+    not_learnt: list[LearntRow]
+    held_out: int
+    mistaken: int
+
+
+@dataclass(frozen=True)
 class ScalePoint:
     """Loss per token with the adapter at `scale`; `domain` is None without held-out rows.
 
@@ -204,4 +235,5 @@ class Measured:
     drift: Drift | None = None
     sweep: Sweep | None = None
     of_text: bool = False
+    learnt: Learnt | None = None
     notes: dict[str, list[str]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from alpaca.evaluation.bootstrap import Interval
@@ -11,6 +12,8 @@ from alpaca.evaluation.results import (
     Facts,
     GainParts,
     KindScore,
+    Learnt,
+    LearntRow,
     Measured,
     Probing,
     Sample,
@@ -47,6 +50,12 @@ def facts(kept: int = 0, missing: int = 0, invented: int = 0, contradicted: int 
 
 def drift(asked: int, before: int, after: int, worst: list[Sample] | None = None) -> Drift:
     return Drift(asked, before, after, 0.1, ["cria", "<b>"], 40, 0.8, 0.01, worst or [])
+
+
+def learnt(by_heart: Sequence[int] = (), not_learnt: Sequence[int] = (), of: int = 200) -> Learnt:
+    heart = [LearntRow(row, 3.0, 1.0, 2.5, 0.5) for row in by_heart]
+    missed = [LearntRow(row, 7.0, 6.5, 5.9, 0.0) for row in not_learnt]
+    return Learnt(200, of, 0.84, heart, missed, 24, 0)
 
 
 def sweep(*points: tuple[float, float | None, float], recommended: float | None = None) -> Sweep:

@@ -20,7 +20,7 @@ from alpaca.evaluation.report import as_json
 from alpaca.evaluation.results import Measured, Sample
 from alpaca.evaluation.verdict import judge
 from alpaca.pages import text
-from tests.evaluation.measured import HOSTILE, drift, facts, gain, measured, probing, sweep
+from tests.evaluation.measured import HOSTILE, drift, facts, gain, learnt, measured, probing, sweep
 
 VOID = {"meta", "img", "br"}
 BADLY_NAMED = Sample(HOSTILE, HOSTILE, HOSTILE, HOSTILE, 0.5, Comparison(*[(HOSTILE,)] * 4), "knowledge")
@@ -63,9 +63,12 @@ def hostile() -> Measured:
         samples=[BADLY_NAMED] * 6,
         probing=probing(("logic", 4, 2, 1), examples=[BADLY_NAMED]),
         drift=drift(10, 1, 5, [BADLY_NAMED] * 3),
-        notes={section: [HOSTILE] for section in ("domain", "gain", "general", "answers", "drift", "sweep")},
+        notes={
+            section: [HOSTILE] for section in ("domain", "gain", "general", "answers", "drift", "sweep", "by_heart")
+        },
         gain=gain(0.8, 0.2),
         facts=facts(1, 2, 3, 4),
+        learnt=learnt(range(1, 30), [31, 32]),
         languages={HOSTILE: measured().general},
     )
 
@@ -122,7 +125,7 @@ def test_an_empty_answer_is_said_to_be_empty_and_a_long_one_is_cut() -> None:
 def test_the_page_begins_with_the_verdict() -> None:
     found = findings(measured())
     page = make_page(found)
-    places = [page.index(text(part)) for part in (*found.verdict.sentences, "1. Read these answers", "8. The run")]
+    places = [page.index(text(part)) for part in (*found.verdict.sentences, "1. Read these answers", "9. The run")]
     assert places == sorted(places)
 
 
@@ -177,3 +180,13 @@ def test_a_figure_is_drawn_of_whatever_there_is() -> None:
         draw_lengths([5], 1024, "tokens"),
     ):
         assert png.startswith(b"\x89PNG")
+
+
+def test_rows_learnt_by_heart_and_rows_not_learnt_are_counted_and_named() -> None:
+    page = make_page(findings(measured(learnt=learnt([7, 3], [9], of=900))))
+    assert "Looked at: 200 rows that the adapter was trained on, of 900 in all." in page
+    assert "2 rows: rows 7, 3. Of 24 held-out rows, 0 would be listed by mistake." in page
+    assert "1 row: row 9." in page
+    named = [row for row in (7, 3, 9) if f'<th scope="row">{row}</th>' in page]
+    assert named == [7, 3, 9]
+    assert make_page(findings(measured(learnt=learnt()))).count("None was found.") == 2

@@ -129,6 +129,7 @@ def test_the_numbers_say_on_how_many_rows_they_rest(
     whole = numbers["domain"]["before"] - numbers["domain"]["after"]
     assert gain["manner"]["value"] + gain["matter"]["value"] == pytest.approx(whole)
     assert numbers["notes"]["gain"] == []
+    assert numbers["learnt"] is None and "it takes 8 held-out rows" in numbers["notes"]["learnt"][0]
     sweep = {point["scale"]: point for point in numbers["sweep"]["points"]}
     assert sweep[0]["manner"] == sweep[0]["matter"] == 0
     assert sweep[1]["manner"] + sweep[1]["matter"] == pytest.approx(whole)
