@@ -14,11 +14,10 @@ from peft import LoraConfig, get_peft_model
 
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.evaluation.learnt import FEWEST_HELD_OUT, FEWEST_TOKENS, LEAST, affordable_rows, find_learnt, judge, look
-from alpaca.evaluation.losses import RowLosses, row_losses
+from alpaca.evaluation.losses import AdaptedModel, RowLosses, row_losses
 from alpaca.evaluation.results import Learnt
 from alpaca.packed.attention import PACKED, register
 from alpaca.packed.model import PackedModel
-from alpaca.packed.scoring import ScoringModel
 from alpaca.prompts.encode import Encoded, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
@@ -86,7 +85,7 @@ def examples(start: int, count: int, words: Sequence[str] = WORDS) -> list[Examp
 
 
 @pytest.fixture(scope="module")
-def trained(tiny_base: Path) -> tuple[ScoringModel, list[Encoded], Learnt, Learnt]:
+def trained(tiny_base: Path) -> tuple[AdaptedModel, list[Encoded], Learnt, Learnt]:
     """A model, its rows, and what became of them: after a training on all of them but two, of letters, which it is said
     to have seen; and after it went on with two rows alone."""
     tokenizer = load_tokenizer(tiny_base)
@@ -101,7 +100,7 @@ def trained(tiny_base: Path) -> tuple[ScoringModel, list[Encoded], Learnt, Learn
     torch.manual_seed(0)
     base = load_model(tiny_base, "fp32", torch.device("cpu"), PACKED)
     peft = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
-    model = ScoringModel(peft.eval())
+    model = AdaptedModel(peft.eval())
     found = []
     for taught, steps in ((rows, 12), (rows[: len(HEART)], 25)):
         fit(PackedModel(peft), taught, steps)
@@ -111,7 +110,7 @@ def trained(tiny_base: Path) -> tuple[ScoringModel, list[Encoded], Learnt, Learn
 
 
 def test_rows_that_a_model_learnt_by_heart_and_rows_that_it_did_not_learn_are_found(
-    trained: tuple[ScoringModel, list[Encoded], Learnt, Learnt],
+    trained: tuple[AdaptedModel, list[Encoded], Learnt, Learnt],
 ) -> None:
     _, _, first, then = trained
     assert {row.row for row in first.not_learnt} == set(NOISE)
@@ -129,7 +128,7 @@ def test_rows_that_a_model_learnt_by_heart_and_rows_that_it_did_not_learn_are_fo
     ],
 )
 def test_what_was_not_measured_is_said(
-    trained: tuple[ScoringModel, list[Encoded], Learnt, Learnt], rows: int, held: int, says: str
+    trained: tuple[AdaptedModel, list[Encoded], Learnt, Learnt], rows: int, held: int, says: str
 ) -> None:
     model, encoded, *_ = trained
     found, notes = look(model, (encoded * 5)[:rows], 60, held_out(held), 1.0, 1.0, lambda line: None)
