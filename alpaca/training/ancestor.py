@@ -4,6 +4,7 @@ one beside it, which is asked together with it. The adapter's own files are only
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,9 +279,14 @@ def on_top_of(card: Card) -> str:
     ancestor = card.on_top_of
     if ancestor is None:
         return ""
-    together = joined(f"`{needed.name}`" for needed in asked_together(ancestor))
-    belongs = f" It belongs together with {together}: ask for both in one answer." if together else ""
-    return f"\nIt was trained on top of an adapter: {ancestor.line()}.{belongs}\n"
+    names = [needed.name for needed in asked_together(ancestor)]
+    belongs = f" It belongs together with {joined(names)}: ask for them in one answer." if names else ""
+    called = [f"beside_{number}" for number in range(1, len(names) + 1)]  # a folder's name may be none for PEFT
+    load = [f'model.load_adapter("../{name}", "{call}")' for name, call in zip(names, called, strict=True)]
+    load += [f"model.base_model.set_adapter({json.dumps(['default', *called])})"] if names else []
+    code = "".join(f"\n    {line}" for line in load)
+    peft = f" With PEFT, once it is loaded as below:\n{code}\n" if names else "\n"
+    return f"\nIt was trained on top of an adapter: {ancestor.line()}.{belongs}{peft}"
 
 
 def _unsaid(line: str) -> None:

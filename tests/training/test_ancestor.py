@@ -93,7 +93,7 @@ def test_it_begins_with_the_adapters_loss_and_leaves_its_files_alone(
     assert ancestor.weights_sha256 == file_sha256(lora_a / WEIGHTS)
     assert (ancestor.data_source, ancestor.rows, ancestor.ancestor) == ("rows.jsonl", 20, None)
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "lora-a" in readme
+    assert ('set_adapter(["default", "beside_1"])' in readme) == new_adapter
 
 
 def test_whoever_goes_on_takes_over_shape_and_template(
