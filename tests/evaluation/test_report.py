@@ -137,6 +137,22 @@ def test_the_numbers_say_on_how_many_rows_they_rest(
     assert sweep[1]["general"] == pytest.approx(numbers["general"]["after"])
 
 
+def test_rows_that_were_trained_on_are_looked_at_where_enough_are_held_out(
+    tiny_base: Path, tmp_path: Path, sets: dict[str, Any]
+) -> None:
+    long = [{**row, "output": f"{row['output']}, which is why row {n} says it"} for n, row in enumerate(make_rows(44))]
+    adapter, rows = tmp_path / "lora", write_rows(tmp_path / "rows.jsonl", long)
+    make_adapter(tiny_base, adapter)
+    write_card(tiny_base, adapter, rows, val_set_size=10)
+    numbers = make(adapter, tiny_base, sets, data_path=str(rows))
+    learnt = numbers["learnt"]
+    assert numbers["notes"]["learnt"] == [] and learnt["held_out"] == 10
+    assert 0 < learnt["rows"] == learnt["of"] <= 34
+    assert learnt["by_heart"] == [], "an adapter of random weights has learnt nothing"
+    page = (adapter / "report" / "index.html").read_text(encoding="utf-8")
+    assert f"Looked at: {learnt['rows']} rows that the adapter was trained on." in page
+
+
 def test_an_adapter_that_changes_nothing_shows_no_difference(
     tiny_base: Path, tmp_path: Path, sets: dict[str, Any]
 ) -> None:
