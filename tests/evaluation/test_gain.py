@@ -13,14 +13,13 @@ from peft import LoraConfig, get_peft_model
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.evaluation.budget import SWEPT, SWEPT_OTHERS
 from alpaca.evaluation.gain import Answers, answers_of, gain_parts, notes_on
-from alpaca.evaluation.losses import RowLosses
+from alpaca.evaluation.losses import AdaptedModel, RowLosses
 from alpaca.evaluation.results import GainParts
 from alpaca.evaluation.scales import Rows, measure_at, sweep_of
 from alpaca.packed.attention import PACKED, register
 from alpaca.packed.batch import collate, label_count
 from alpaca.packed.model import PackedModel
 from alpaca.packed.packing import fill_packs
-from alpaca.packed.scoring import ScoringModel
 from alpaca.prompts.encode import Encoded, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
@@ -122,7 +121,7 @@ def examples(start: int, count: int, truthful: bool = True) -> list[Example]:
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["truthful", "shuffled"])
-def learned(request: pytest.FixtureRequest, tiny_base: Path) -> tuple[bool, ScoringModel, Rows]:
+def learned(request: pytest.FixtureRequest, tiny_base: Path) -> tuple[bool, AdaptedModel, Rows]:
     """A tiny base with an adapter of rows that are right, or that have each other's answers; rows to measure it on."""
     tokenizer = load_tokenizer(tiny_base)
     template = load_template("auto", tokenizer)
@@ -137,7 +136,7 @@ def learned(request: pytest.FixtureRequest, tiny_base: Path) -> tuple[bool, Scor
     fit(PackedModel(peft), encode(examples(1, 48, request.param)), 60)
     peft.eval()
     held_out = encode(examples(901, 16))
-    return request.param, ScoringModel(peft), Rows(held_out, foreign_rows(held_out, 4, 128), held_out[:4])
+    return request.param, AdaptedModel(peft), Rows(held_out, foreign_rows(held_out, 4, 128), held_out[:4])
 
 
 def fit(model: PackedModel, rows: list[Encoded], steps: int) -> None:
@@ -154,7 +153,7 @@ def fit(model: PackedModel, rows: list[Encoded], steps: int) -> None:
 
 
 def test_right_rows_teach_manner_and_matter_and_shuffled_ones_manner_alone(
-    learned: tuple[bool, ScoringModel, Rows],
+    learned: tuple[bool, AdaptedModel, Rows],
 ) -> None:
     truthful, model, rows = learned
     points = {scale: measure_at(model, rows, scale, lambda tokens: None) for scale in (0.0, 0.5, 1.0)}

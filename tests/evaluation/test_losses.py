@@ -14,8 +14,7 @@ from transformers import AutoModelForCausalLM
 from alpaca.adapter.folder import load_tensors, verify_files
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import NonFiniteLoss
-from alpaca.evaluation.losses import at_scale, open_model, row_losses
-from alpaca.packed.scoring import ScoringModel
+from alpaca.evaluation.losses import AdaptedModel, at_scale, open_model, row_losses
 from alpaca.prompts.encode import Encoded, encode_examples
 from alpaca.prompts.example import Example
 from alpaca.prompts.find import load_template
@@ -37,7 +36,7 @@ def rows(tiny_base: Path) -> list[Encoded]:
     return encode_examples(tokenizer, load_template("auto", tokenizer), examples, cutoff_len=256).examples
 
 
-def opened(base: Path, folder: Path, **lora: Any) -> ScoringModel:
+def opened(base: Path, folder: Path, **lora: Any) -> AdaptedModel:
     files = verify_files(make_adapter(base, folder, **lora), base)
     return open_model(files, base, "fp32", CPU)
 
