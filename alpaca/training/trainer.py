@@ -1,9 +1,10 @@
 """transformers' Trainer, taught to take a step made of packs. Its loop calls what is extended here in this order:
 
     _load_from_checkpoint         where a run is resumed: the trained weights
-    _load_callback_state          and which checkpoint was the best
     get_train_dataloader          the planned steps, each an item
+    _load_callback_state          of a resumed run: which checkpoint was the best
     create_scheduler              the learning rate of every step
+    _load_optimizer_and_scheduler     of a resumed run; shared out again where the model is sharded
     for each step:
         _get_num_items_in_batch   nothing: a Step knows its labels
         training_step             forward and backward over its packs
@@ -15,7 +16,7 @@
             _get_output_dir       aside
             save_model            gathered first where the model is sharded
             _save                 the trained weights and what identifies the run
-            _save_optimizer_and_scheduler   gathered, too; _load_optimizer_and_scheduler gives them back
+            _save_optimizer_and_scheduler     gathered, too
             _save_rng_state       the generators of every process
     _load_best_model              the weights of the best evaluation
 

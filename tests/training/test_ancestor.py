@@ -18,10 +18,11 @@ from alpaca.adapter.archive import pack
 from alpaca.adapter.card import Card, read_card
 from alpaca.base.load import load_model, load_tokenizer
 from alpaca.errors import AlpacaError, BadCheckpoint
-from alpaca.evaluation.losses import open_model, row_losses
+from alpaca.evaluation.losses import row_losses
 from alpaca.evaluation.measure import open_subject
 from alpaca.evaluation.on_top import on_top_of
 from alpaca.evaluation.sets import find_domain
+from alpaca.evaluation.tuned_adapter import TunedAdapter
 from alpaca.prompts.encode import encode_examples
 from alpaca.serving.adapters import AdapterStore
 from alpaca.serving.composition import Composition, Part
@@ -174,11 +175,12 @@ def test_the_report_measures_both_together_and_says_so(
     tiny_base: Path, more_rows: Path, lora_a: Path, lora_b: Path
 ) -> None:
     subject = open_subject(lora_b, tiny_base, "fp32")
-    assert subject.adapters == [lora_b, lora_a]
+    assert isinstance(subject.tuned, TunedAdapter)
+    assert [files.folder for files in subject.tuned.all] == [lora_b, lora_a]
     card = card_of(lora_b)
     held_out = find_domain(card, str(more_rows)).held_out
     rows = encode_examples(subject.tokenizer, subject.template, held_out, cutoff_len=subject.cutoff_len).examples
-    model = open_model(subject.files, tiny_base, "fp32", subject.device, subject.beside)
+    model = subject.tuned.scoring(subject.held)
     assert row_losses(model, rows).mean == pytest.approx(card.losses["validation_after"], abs=1e-4)
     first, measured, losses = on_top_of("lora-b", card)
     assert first.startswith("On top of lora-a: lora-b was trained beside lora-a (weights ")
