@@ -75,6 +75,7 @@ def test_two_processes_train_what_one_does(tiny_base: Path, alone: tuple[Path, P
     assert {path.name for path in output.iterdir()} == {path.name for path in wanted.iterdir()}
 
 
+@pytest.mark.long
 def test_two_processes_that_share_the_base_by_fsdp2_train_what_one_does(
     tiny_base: Path, alone: tuple[Path, Path], tmp_path: Path
 ) -> None:

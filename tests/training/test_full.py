@@ -31,6 +31,7 @@ from alpaca.training.full import FullTuning
 from alpaca.training.memory import check_memory
 from alpaca.training.plan import make_plan
 from alpaca.training.result import verify
+from tests.conftest import all_but_long
 from tests.training.runs import adapter_bytes, kill_at, leftovers, make_rows, settings, train, tree, write_rows
 
 CPU = torch.device("cpu")
@@ -169,7 +170,7 @@ def test_another_base_is_refused_for_the_report(tuned: Path, tiny_mha_base: Path
 
 
 # --- a run that is killed -----------------------------------------------------------------------------------------
-@pytest.mark.parametrize("moment", ["checkpoint-4", "config.json"])
+@pytest.mark.parametrize("moment", all_but_long(["checkpoint-4", "config.json"], "checkpoint-4"))
 def test_killed_and_resumed_ends_with_the_same_bytes(tiny_base: Path, rows: Path, tmp_path: Path, moment: str) -> None:
     wanted = settings(tiny_base, rows, tmp_path / "never", **FULL)
     killed = dataclasses.replace(wanted, output_dir=str(tmp_path / "killed"))
