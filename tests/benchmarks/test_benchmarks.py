@@ -178,6 +178,7 @@ def test_the_tables_of_sizes_have_the_models_asked_for() -> None:
     assert all(line in documented for line in said.splitlines() if line.startswith("| SmolLM2-135M"))
 
 
+@pytest.mark.long
 def test_the_table_of_misfits_has_a_row_for_each_language_of_a_set(tiny_base: Path) -> None:
     said = run("misfits.py", "--base_model", tiny_base, "--rows", 24, "--sets", "data/alpacas.jsonl").splitlines()
     assert len(said) == 2 and re.match(r"alpacas, English +2\d +\d+ +\d.\d% +0\.\d\d +0\.\d\d ", said[1])
@@ -224,6 +225,7 @@ def test_every_way_against_forgetting_is_made_of_options_there_are() -> None:
         assert parser().parse_known_args(way)[1] == []
 
 
+@pytest.mark.long
 def test_each_learning_rate_is_compared_with_the_default_one_of_its_seed(
     tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
