@@ -127,3 +127,8 @@ def names(fields: Iterable[object]) -> str:
     more = [f"{len(found) - MAX_NAMES:,} more"] if len(found) > MAX_NAMES else []
     readable = (name if name.isprintable() and name.strip() else repr(name) for name in first)
     return ", ".join([*readable, *more]) or "none"
+
+
+def are(count: int) -> str:
+    """The verb for so many: is or are."""
+    return "is" if count == 1 else "are"

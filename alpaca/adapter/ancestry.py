@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from alpaca.errors import AdapterNotFound, BadAdapter
+from alpaca.files import hash_file
 
 CONTINUED = "continued"
 """The ancestor's weights were trained further: the new adapter holds what it knew."""
@@ -109,5 +109,4 @@ def find_together(folder: Path, weights: str, ancestor: Ancestor | None, given: 
 
 def file_sha256(path: Path) -> str:
     """64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path, "sha256")["sha256"]

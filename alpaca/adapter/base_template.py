@@ -11,6 +11,12 @@ from alpaca.prompts.find import load_template, template_from_card
 from alpaca.prompts.template import Template
 
 
+def named_template(name: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
+    """(the template called `name`, ""), or, where that is empty or auto, what `base_template` says. Raises BadTemplate
+    for a name that there is not."""
+    return base_template(base, tokenizer) if name in ("", "auto") else (load_template(name, tokenizer), "")
+
+
 def base_template(base: Path, tokenizer: Any) -> tuple[Template, str]:
     """(the template, why it is this one). Raises BadAdapter and BadTemplate for a card that can't be read."""
     if (card := read_card(base)) is not None:

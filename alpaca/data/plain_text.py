@@ -7,6 +7,7 @@ paragraph held out between two that are trained on would say little about text t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -64,25 +65,24 @@ def _passages(lines: Sequence[str]) -> Iterator[tuple[int, str, str]]:
 def in_sections(examples: Sequence[Example]) -> list[Example]:
     """The same with passages that follow each other put together to sections; other examples as they are."""
     size = sum(len(example.turns[-1].output or "") for example in examples if example.place)
-    most = min(SECTION, size // FEWEST_SECTIONS)
-    sections: list[list[Example]] = []
-    held = 0
-    for example in examples:
-        if not (held < most and sections and _follows(example, sections[-1][-1])):
-            sections.append([])
-            held = 0
-        sections[-1].append(example)
-        held += len(example.turns[-1].output or "")
-    return [_together(section) for section in sections]
+    return _in_runs(examples, min(SECTION, size // FEWEST_SECTIONS))
 
 
 def joined(examples: Iterable[Example]) -> list[Example]:
     """The same with all that follows each other in the text as one example."""
+    return _in_runs(examples, math.inf)
+
+
+def _in_runs(examples: Iterable[Example], most: float) -> list[Example]:
+    """The same with what follows each other put together, until a run has `most` characters."""
     runs: list[list[Example]] = []
+    held = 0
     for example in examples:
-        if not (runs and _follows(example, runs[-1][-1])):
+        if not (held < most and runs and _follows(example, runs[-1][-1])):
             runs.append([])
+            held = 0
         runs[-1].append(example)
+        held += len(example.turns[-1].output or "")
     return [_together(run) for run in runs]
 
 

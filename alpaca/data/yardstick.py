@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alpaca.adapter.base_template import base_template
+from alpaca.adapter.base_template import named_template
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import BadSetting
 from alpaca.prompts.encode import EncodedSet, encode_examples
 from alpaca.prompts.example import Example
-from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 
 
@@ -44,6 +43,4 @@ def open_yardstick(base_model: str | None, template: str, cutoff_len: int) -> Ya
     if isinstance(most, int) and cutoff_len > most:
         note = f"cutoff_len {cutoff_len} is beyond the base's {most} positions, so {most}"
         cutoff_len = most
-    named = template not in ("", "auto")
-    chosen = load_template(template, tokenizer) if named else base_template(base, tokenizer)[0]
-    return Yardstick(base, tokenizer, chosen, cutoff_len, note)
+    return Yardstick(base, tokenizer, named_template(template, base, tokenizer)[0], cutoff_len, note)

@@ -6,7 +6,7 @@ from alpaca.evaluation.gained import Gained
 from alpaca.evaluation.history import History
 from alpaca.evaluation.results import Measured, Sweep
 from alpaca.evaluation.signs import Forgetting
-from alpaca.words import plural
+from alpaca.words import are, plural
 
 EASED = 0.6  # a smaller scale is worth naming if it leaves at most this share of the rise of the general loss
 REPLAY, MOST_REPLAY = 0.1, 0.3  # the ratio that is suggested first, and the one beyond which it isn't raised
@@ -33,7 +33,7 @@ def advise(measured: Measured, kind: Gained, forgetting: Forgetting, *, proved: 
     if proved:
         return f"All that its answers say could be checked, and holds: {use}."
     own = 0 if measured.facts is None else measured.facts.adapter.wrong
-    doubt = f", and {plural(own, 'number or name', 'numbers and names')} in them {_are(own)} not in your rows"
+    doubt = f", and {plural(own, 'number or name', 'numbers and names')} in them {are(own)} not in your rows"
     read = _read(len(measured.samples))
     return f"Whether its answers are true was not tested{doubt if own else ''}: {read}, then {use}."
 
@@ -42,10 +42,6 @@ def _read(answers: int) -> str:
     if not answers:
         return "ask it questions whose answers you know"
     return f"read the {answers} below, the most doubtful first" if answers > 1 else "read the one below"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def hints(

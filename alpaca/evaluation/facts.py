@@ -17,7 +17,6 @@ from alpaca.prompts.percentiles import percentiles
 
 MOST_ROWS = 20_000  # that are compared with each other; more take longer than the report
 PERCENTS = (5, 50, 95, 100)
-FLOP = {"adapter": 4.0, "model": 6.0}  # of a weight and token
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def run_facts(tuned: Tuned, base: Path, template: str, precision: str) -> RunFac
     card = tuned.card
     run, data = (card.run, card.data) if card else ({}, {})
     tokens, seconds = _number(data.get("tokens_trained_on")), _number(run.get("seconds"))
-    flop = FLOP[tuned.noun] * count_layer_weights(base) * tokens if tokens else None
+    flop = tuned.flop * count_layer_weights(base) * tokens if tokens else None
     return RunFacts(
         base=card.base_model if card else base.name,
         fingerprint=card.base_fingerprint if card else "",

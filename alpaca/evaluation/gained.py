@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from alpaca.evaluation.power import likelier
 from alpaca.evaluation.results import Change, GainParts, Measured
-from alpaca.words import plural
+from alpaca.words import are, plural
 
 GAIN = 0.02  # loss per token by which held-out rows must at least improve
 
@@ -74,13 +74,9 @@ def _say_of_text(domain: Change, kind: Gained) -> str:
     parts = f"{plural(domain.rows, 'part')} of it that it had never seen"
     if kind == Gained.NOTHING:
         return (
-            f"It did not learn your text: {parts} {_be(domain.rows)} no likelier than with the base{_unseen(domain)}."
+            f"It did not learn your text: {parts} {are(domain.rows)} no likelier than with the base{_unseen(domain)}."
         )
     return f"It learned your text: {parts} became {_times(domain)}, word by word."
-
-
-def _be(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def about(share: float) -> str:

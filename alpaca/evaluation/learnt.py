@@ -135,7 +135,8 @@ def shares(before: RowLosses, after: RowLosses) -> np.ndarray:
 def by_heart(before: RowLosses, after: RowLosses, unseen: Unseen) -> list[int]:
     """The places of the rows of which much less is left than of rows that were never seen."""
     least = unseen.share - max(BY_HEART, FAR * unseen.share_spread)
-    return [place for place in _long(before, after) if shares(before, after)[place] <= least]
+    left = shares(before, after)
+    return [place for place in _long(before, after) if left[place] <= least]
 
 
 def not_learnt(before: RowLosses, after: RowLosses, unseen: Unseen) -> list[int]:
@@ -143,8 +144,8 @@ def not_learnt(before: RowLosses, after: RowLosses, unseen: Unseen) -> list[int]
     trained on."""
     hard = unseen.loss + max(HARD * unseen.loss_spread, HARDER * unseen.loss)
     helped = unseen.share - HELPED * unseen.share_spread
-    loss = after.sums / np.maximum(1, after.counts)
-    return [place for place in _long(before, after) if loss[place] >= hard and shares(before, after)[place] >= helped]
+    loss, left = after.sums / np.maximum(1, after.counts), shares(before, after)
+    return [place for place in _long(before, after) if loss[place] >= hard and left[place] >= helped]
 
 
 def _long(before: RowLosses, after: RowLosses) -> list[int]:

@@ -15,7 +15,7 @@ from alpaca.base.headers import read_config
 from alpaca.base.load import load_tokenizer
 from alpaca.base.precision import Choice, choose_precision
 from alpaca.data.languages import UNCLEAR, languages_of
-from alpaca.device import pick_device
+from alpaca.device import pick_device, release_memory
 from alpaca.errors import BadAdapter
 from alpaca.evaluation.answers import DOMAIN, GENERAL, TOKENS, Asked, ask_all, make_questions
 from alpaca.evaluation.bootstrap import paired_difference
@@ -29,7 +29,7 @@ from alpaca.evaluation.scales import AtScale, Rows, measure_at, sweep_of
 from alpaca.evaluation.sets import Domain, General, spread
 from alpaca.evaluation.tuned import Held, Tuned
 from alpaca.evaluation.tuned_adapter import TunedAdapter
-from alpaca.evaluation.tuned_model import TunedModel, free
+from alpaca.evaluation.tuned_model import TunedModel
 from alpaca.evaluation.vocabulary import learn_vocabulary
 from alpaca.evaluation.whole import is_whole
 from alpaca.packed.scoring import seconds_per_token
@@ -98,9 +98,9 @@ def measure(
     general = replace(general, measuring=accepted(subject.template, general.measuring))
     notes: dict[str, list[str]] = {"domain": list(domain.notes), "general": list(general.notes)}
     asked = _answers(subject, domain, general, probes, budget, say, notes)
-    free(subject.device)
+    release_memory(subject.device)
     losses = _losses(subject, domain, general, asked, budget, say, notes)
-    free(subject.device)
+    release_memory(subject.device)
     if subject.tuned.unscaled:
         notes["sweep"] = [subject.tuned.unscaled]
     samples = [_sample(answer) for answer in asked if answer.question.topic == DOMAIN]

@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from alpaca.evaluation.power import hidden_losses, is_chance
 from alpaca.evaluation.results import Change, Drift, KindScore, Measured, Probing, Sample
-from alpaca.words import plural, shown
+from alpaca.words import are, plural, shown
 
 # From where on something is forgotten a little, clearly, much:
 LOSS_RISE = (0.0, 0.10, 0.30)  # rise of the general loss per token,
@@ -79,7 +79,7 @@ def _tests_sign(probing: Probing) -> Sign:
         hidden = hidden_losses(won) if probing.before else probing.asked
         missed = f"a fall by {plural(hidden, 'test')} of {probing.asked}"
         return Sign(Forgetting.NOTHING, f"of {plural(probing.asked, 'small test')} the base {kept}", missed)
-    says = f"{lost} of the {plural(probing.before, 'small test')} that the base passed {_are(lost)} lost"
+    says = f"{lost} of the {plural(probing.before, 'small test')} that the base passed {are(lost)} lost"
     says += _example(probing.examples)
     if won:
         says += f", {won} {'others' if won > 1 else 'other'} won"
@@ -92,11 +92,7 @@ def _of_kind(score: KindScore, probing: Probing) -> str:
     example = _example([sample for sample in probing.examples if sample.kind == score.kind])
     what = KIND_NAMES.get(score.kind, score.kind)
     of = f"{score.lost} of the {plural(score.before, 'test')} of {what} that the base passed"
-    return f"{of} {_are(score.lost)} lost{example}"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
+    return f"{of} {are(score.lost)} lost{example}"
 
 
 def _example(lost: Sequence[Sample]) -> str:

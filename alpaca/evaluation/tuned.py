@@ -39,6 +39,8 @@ class Tuned(Protocol):
 
     noun: str
     """What it is called: adapter or model."""
+    flop: float
+    """What training it took for each weight of the layers' matrices and token."""
 
     @property
     def folder(self) -> Path: ...

@@ -16,7 +16,7 @@ from alpaca.evaluation.answers import ask
 from alpaca.evaluation.losses import AdaptedModel, open_model
 from alpaca.evaluation.tuned import Ask, Held, open_on
 from alpaca.serving.limits import EngineLimits
-from alpaca.serving.lora import PAGE, largest_rank
+from alpaca.serving.lora import columns_taken
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class TunedAdapter:
     beside: tuple[AdapterFiles, ...] = ()
 
     noun = "adapter"
+    flop = 4.0
 
     @classmethod
     def of(cls, folder: Path, base: Path, given: Sequence[Path]) -> TunedAdapter:
@@ -60,8 +61,7 @@ class TunedAdapter:
 
     @property
     def columns(self) -> int:
-        ranks = [largest_rank(files.spec, files.modules) for files in self.all]
-        return sum(-(-rank // PAGE) * PAGE for rank in ranks)
+        return columns_taken(self.all)
 
     def count(self) -> int:
         return self.files.spec.count_weights(BaseShape(self.base).linears)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from alpaca.adapter.folder import ASIDE
 from alpaca.base.check import check_base
 from alpaca.base.earlier import is_known_as
 from alpaca.base.headers import count_weights, fingerprint
+from alpaca.device import release_memory
 from alpaca.errors import AdapterChanged, PromptTooLong, WrongBase
 from alpaca.evaluation.answers import BASE, TUNED, Asked, Question, joined, request
 from alpaca.evaluation.tuned import Ask, Held, open_on
@@ -33,6 +33,7 @@ class TunedModel:
     card: Card
 
     noun = "model"
+    flop = 6.0
     unscaled = "All weights were trained: between the base and this model there is no strength to choose."
     columns = 0
 
@@ -81,7 +82,7 @@ class TwoModels:
         """The base (0) or the tuned model (1)."""
         if self._loaded is None or self._loaded[0] != scale:
             self._loaded = None
-            free(self._device)
+            release_memory(self._device)
             self._loaded = scale, open_base(self._folders[scale], self._precision, self._device)
         yield self._loaded[1]
 
@@ -110,11 +111,4 @@ class _Engines:
         if self._open is not None:
             self._open[1].close()
             self._open = None
-            free(self._held.device)
-
-
-def free(device: torch.device) -> None:
-    """Give a model's memory back; whoever calls holds no reference to it any more."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+            release_memory(self._held.device)

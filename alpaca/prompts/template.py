@@ -51,6 +51,11 @@ class Template(Protocol):
         """The template in full, as JSON; `template_from_card` reads it."""
 
 
+def wording(template: Template) -> dict[str, Any]:
+    """What a template makes of prompts, whatever it is called."""
+    return {key: value for key, value in template.card().items() if key not in ("name", "description")}
+
+
 def fill(text: str, values: Mapping[str, str], front: str = "") -> Segment:
     """Put `values` at their placeholders in one pass, behind `front`, noting where what came from outside stands."""
     placeholder = re.compile(r"\{(" + "|".join(map(re.escape, values)) + r")\}")

@@ -16,7 +16,7 @@ from alpaca.errors import BadComposition, EmptyPrompt, PromptTooLong
 from alpaca.prompts.encode import encode_prompt, prompt_at_least
 from alpaca.prompts.find import load_template
 from alpaca.prompts.literal import LiteralTemplate
-from alpaca.prompts.template import Template
+from alpaca.prompts.template import Template, wording
 from alpaca.serving.adapters import Adapter, AdapterStore
 from alpaca.serving.default import DefaultAdapter
 from alpaca.serving.description import MOST_LISTED, Description, Named
@@ -158,7 +158,7 @@ def _shared_template(adapters: list[Adapter]) -> Template | None:
     carded = [(adapter.name, adapter.template) for adapter in adapters if adapter.template is not None]
     for name, template in carded[1:]:
         first_name, first = carded[0]
-        if _wording(template) != _wording(first):
+        if wording(template) != wording(first):
             raise BadComposition(
                 f"{first_name} was trained with the template {first.name}, and {name} with another, {template.name}: "
                 "say which to use in prompt_template"
@@ -170,8 +170,3 @@ def _named(adapter: Adapter) -> Named:
     template = adapter.template.name if adapter.template is not None else ""
     beside = tuple(needed.name for needed in adapter.beside)
     return Named(Path(adapter.name).name, adapter.digest, template, adapter.files.written, beside)
-
-
-def _wording(template: Template) -> dict[str, Any]:
-    """What a template makes of prompts, whatever it is called."""
-    return {key: value for key, value in template.card().items() if key not in ("name", "description")}

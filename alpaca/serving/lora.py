@@ -6,14 +6,14 @@ one copies into what is there already, so shapes never change and running answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from alpaca.adapter.folder import PREFIX
+from alpaca.adapter.folder import PREFIX, AdapterFiles
 from alpaca.adapter.lora_config import LoraSpec
 from alpaca.errors import BadAdapter, BadComposition
 from alpaca.serving.product import columns_whole
@@ -60,7 +60,7 @@ class LoraStack:
     def check(self, name: str, spec: LoraSpec, modules: tuple[str, ...], scale: float) -> None:
         """Raise BadAdapter for one that can't be served, whatever else is loaded."""
         rank = largest_rank(spec, modules)
-        if _round_up(rank) > self.columns:
+        if round_up(rank) > self.columns:
             raise BadAdapter(
                 f"{name} has rank {rank}, and this server has room for {self.columns}; raise MAX_LORA_COLUMNS"
             )
@@ -72,7 +72,7 @@ class LoraStack:
 
     def check_together(self, ranks: Sequence[tuple[str, int]]) -> None:
         """Raise BadComposition for adapters, by name and rank, that never find room in memory at the same time."""
-        taken = sum(_round_up(rank) for _, rank in ranks)
+        taken = sum(round_up(rank) for _, rank in ranks)
         if taken > self.columns:
             listed = joined(f"{name} has rank {rank}" for name, rank in ranks)
             raise BadComposition(
@@ -111,7 +111,7 @@ class LoraStack:
 
         `beside`: adapters that are needed together with them, so they make no room.
         """
-        counts = [_round_up(weights.rank) // PAGE for weights in read.values()]
+        counts = [round_up(weights.rank) // PAGE for weights in read.values()]
         pages = self._make_room(sum(counts), beside)
         if pages is None:
             return False
@@ -191,8 +191,14 @@ def largest_rank(spec: LoraSpec, modules: Sequence[str]) -> int:
     return max(spec.rank(module) for module in modules)
 
 
-def _round_up(rank: int) -> int:
+def round_up(rank: int) -> int:
+    """In whole pages."""
     return -(-rank // PAGE) * PAGE
+
+
+def columns_taken(adapters: Iterable[AdapterFiles]) -> int:
+    """How many columns of each layer adapters take that answer together."""
+    return sum(round_up(largest_rank(files.spec, files.modules)) for files in adapters)
 
 
 User = tuple[Sequence[tuple[Place, float]], int]

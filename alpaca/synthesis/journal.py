@@ -76,11 +76,12 @@ class Journal:
                     f"{self.output} was begun with {name} {_short(self._work.get(name))}, and now it is "
                     f"{_short(work.get(name))}: go on as it was begun, or give another --output"
                 )
-        expected = [as_line(row) for row in self.rows]
-        if whole_lines(self.output) != expected[: len(whole_lines(self.output))]:  # it was put in order at an end
+        expected, there = [as_line(row) for row in self.rows], whole_lines(self.output)
+        if there != expected[: len(there)]:  # it was put in order at an end
             self._write(expected)
+            there = expected
         self._rows = Lines(self.output)
-        for row in list(self.rows)[len(whole_lines(self.output)) :]:
+        for row in list(self.rows)[len(there) :]:
             self._rows.add(row)
 
     def answered(self, key: str, reply: Reply) -> None:

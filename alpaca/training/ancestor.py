@@ -16,7 +16,6 @@ from alpaca.adapter.ancestry import (
     CONTINUED,
     Ancestor,
     asked_together,
-    file_sha256,
     find_together,
     is_plain_name,
 )
@@ -27,11 +26,11 @@ from alpaca.adapter.lora_config import LoraSpec
 from alpaca.base.load import load_tokenizer
 from alpaca.errors import AdapterNotFound, BadAdapter, BadSetting
 from alpaca.progress import Say
-from alpaca.prompts.template import Template
+from alpaca.prompts.template import Template, wording
 from alpaca.serving.adapters import Adapter, AdapterStore, check_given, is_url
 from alpaca.serving.composition import MAX_ADAPTERS
 from alpaca.serving.limits import COLUMNS
-from alpaca.serving.lora import PAGE, largest_rank
+from alpaca.serving.lora import columns_taken, round_up
 from alpaca.serving.roots import ARCHIVES
 from alpaca.training.config import FinetuneConfig
 from alpaca.training.preflight import resolve_targets
@@ -44,16 +43,19 @@ class OnTop:
     One adapter at least; `ancestor` is the one that was named, for the card."""
 
     ancestor: Ancestor
-    template: Template | None  # the one it was trained with; None without a card
     card: Card | None
-    continued: AdapterFiles | None
-    frozen: tuple[AdapterFiles, ...]
+    continued: Adapter | None
+    frozen: tuple[Adapter, ...]
     beside: tuple[str, ...]  # what the frozen ones are called
-    held: tuple[Adapter, ...]  # what was unpacked stays while these do
 
     @property
     def name(self) -> str:
         return self.ancestor.name
+
+    @property
+    def template(self) -> Template | None:
+        """The one that the adapter was trained with; None without a card."""
+        return (self.continued or self.frozen[0]).template
 
     @property
     def start(self) -> str:
@@ -65,11 +67,11 @@ class OnTop:
     @property
     def spec(self) -> LoraSpec | None:
         """The shape that the new adapter takes over; None where it has one of its own."""
-        return None if self.continued is None else self.continued.spec
+        return None if self.continued is None else self.continued.files.spec
 
     def identity(self) -> list[str]:
         """What a checkpoint must agree on: how the adapter is used, its weights, those of the others in effect."""
-        others = [file_sha256(files.weights) for files in self.frozen]
+        others = [adapter.weights_sha256 for adapter in self.frozen]
         return [self.ancestor.how, self.ancestor.weights_sha256, *others]
 
 
@@ -88,13 +90,13 @@ def find_on_top(config: FinetuneConfig, base: Path, say: Say) -> tuple[FinetuneC
     card = read_card(found.files.folder)
     together = [store.find(str(path), trusted=True) for path in _together(found, card, source)]
     ancestor = _ancestor(source, found, card, BESIDE if config.new_adapter else CONTINUED)
-    frozen = (*([found.files] if config.new_adapter else []), *(adapter.files for adapter in together))
-    continued = None if config.new_adapter else found.files
+    frozen = (*([found] if config.new_adapter else []), *together)
+    continued = None if config.new_adapter else found
     beside = tuple(needed.name for needed in asked_together(ancestor))
-    on_top = OnTop(ancestor, found.template, card, continued, frozen, beside, (found, *together))
-    _check_trainable([found.files, *frozen], base)
+    on_top = OnTop(ancestor, card, continued, frozen, beside)
+    _check_trainable([found.files, *(adapter.files for adapter in together)], base)
     if on_top.continued is not None:
-        config = _taken_over(config, on_top.name, on_top.continued.spec, base)
+        config = _taken_over(config, on_top.name, on_top.continued.files.spec, base)
     _check_together(config, on_top)
     for line in _lines(config, on_top):
         say(line)
@@ -139,7 +141,7 @@ def _place(found: Adapter, source: str) -> Path:
 def _ancestor(source: str, found: Adapter, card: Card | None, how: str) -> Ancestor:
     path = Path(urlsplit(source).path) if is_url(source) else Path(source).resolve()
     name = path.name if path.is_dir() else _without_ending(path.name)
-    sha256 = file_sha256(found.files.weights)
+    sha256 = found.weights_sha256
     name = name if is_plain_name(name) and name.isprintable() else sha256[:12]
     if card is None:
         return Ancestor(name, how, sha256)
@@ -202,7 +204,7 @@ def _check_together(config: FinetuneConfig, on_top: OnTop) -> None:
     """Raise BadSetting for what the engine would not let answer together."""
     if not on_top.frozen:
         return
-    dora = [name for name, files in zip(on_top.beside, on_top.frozen, strict=True) if files.spec.use_dora]
+    dora = [name for name, adapter in zip(on_top.beside, on_top.frozen, strict=True) if adapter.files.spec.use_dora]
     if dora or config.use_dora:
         which = f"{dora[0]} is a DoRA adapter" if dora else "use_dora is True"
         raise BadSetting(f"{which}, and DoRA answers alone: two adapters that answer together must be plain LoRA")
@@ -214,16 +216,16 @@ def _check_together(config: FinetuneConfig, on_top: OnTop) -> None:
 
 
 def choose_template(config: FinetuneConfig, on_top: OnTop, chosen: Template, say: Say) -> tuple[Template, str]:
-    """The template and, in brackets, why it is that one. `chosen`: what the settings and the base come to.
+    """The template and why it is that one. `chosen`: what the settings and the base come to.
 
     Raises BadSetting where the two adapters could not be asked together.
     """
     theirs = on_top.template
     if theirs is None:
-        return chosen, f" ({on_top.name} has no card that would name its own)"
+        return chosen, f"{on_top.name} has no card that would name its own"
     if config.prompt_template_name == "auto":
-        return theirs, f" ({on_top.name} was trained with it)"
-    if _wording(theirs) == _wording(chosen):
+        return theirs, f"{on_top.name} was trained with it"
+    if wording(theirs) == wording(chosen):
         return chosen, ""
     differs = f"prompt_template_name is {chosen.name}, and {on_top.name} was trained with {theirs.name}"
     if on_top.frozen:
@@ -232,10 +234,6 @@ def choose_template(config: FinetuneConfig, on_top: OnTop, chosen: Template, say
         )
     say(tagged("warning", f"{differs}: what it learned may show less in other words"))
     return chosen, ""
-
-
-def _wording(template: Template) -> dict[str, Any]:
-    return {key: value for key, value in template.card().items() if key not in ("name", "description")}
 
 
 # --- what is said -------------------------------------------------------------------------------------------------
@@ -252,10 +250,8 @@ def _lines(config: FinetuneConfig, on_top: OnTop) -> Iterator[str]:
     if on_top.beside:
         yield tagged("on top of", f"{joined(on_top.beside)} in effect and not changed; only the new adapter is "
                      "trained, and they are asked together")  # fmt: skip
-        ranks = [largest_rank(files.spec, files.modules) for files in on_top.frozen] + [
-            spec.r if spec else config.lora_r
-        ]
-        columns = sum(-(-rank // PAGE) * PAGE for rank in ranks)
+        own = spec.r if spec else config.lora_r
+        columns = columns_taken(adapter.files for adapter in on_top.frozen) + round_up(own)
         if columns > COLUMNS:
             yield tagged("warning", f"together they take {columns} columns, more than the {COLUMNS} that a server has "
                          "unless told otherwise: raise MAX_LORA_COLUMNS there")  # fmt: skip

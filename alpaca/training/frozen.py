@@ -18,10 +18,10 @@ def put_on_top(peft: PeftModel, on_top: OnTop) -> None:
     from peft import set_peft_model_state_dict
 
     if on_top.continued is not None:
-        set_peft_model_state_dict(peft, load_tensors(on_top.continued))
+        set_peft_model_state_dict(peft, load_tensors(on_top.continued.files))
     trained = [weight for weight in peft.parameters() if weight.requires_grad]
-    for name, files in zip(frozen_names(on_top), on_top.frozen, strict=True):
-        load_adapter(peft, files, name=name)  # type: ignore[arg-type]
+    for name, adapter in zip(frozen_names(on_top), on_top.frozen, strict=True):
+        load_adapter(peft, adapter.files, name=name)  # type: ignore[arg-type]
     activate(peft, on_top, TRAINED)
     peft.requires_grad_(False)
     for weight in trained:

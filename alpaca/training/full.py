@@ -77,9 +77,6 @@ class FullTuning:
     def count(self) -> int:
         return count_weights(self.base)
 
-    def line(self) -> str:
-        return f"{self.count():,} parameters to train: {self.what}"
-
     def notes(self) -> Iterator[str]:
         if reason := unserved(self.base):
             yield f"this engine won't serve what is trained: {reason}. There is no report either"

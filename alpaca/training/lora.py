@@ -69,9 +69,6 @@ class LoraTuning:
     def count(self) -> int:
         return preflight.trainable_parameters(self.base, self.spec)
 
-    def line(self) -> str:
-        return f"{self.count():,} parameters to train: {self.what}"
-
     @property
     def what(self) -> str:
         return f"rank {self.spec.r} on {', '.join(self.spec.target_modules)}"
@@ -184,7 +181,7 @@ class LoraTuning:
     def _check_went_on(self, state: Mapping[str, Tensor]) -> None:
         if self.on_top is None or self.on_top.continued is None:
             return
-        start = load_tensors(self.on_top.continued)
+        start = load_tensors(self.on_top.continued.files)
         if all(start[name].float().equal(tensor.float()) for name, tensor in state.items()):
             raise VerificationFailed(f"training changed nothing in {self.on_top.name}; is learning_rate too small?")
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 
 import torch
 
 from alpaca.errors import OutOfMemory
-from alpaca.progress import processes
+from alpaca.progress import is_sharded, processes
 from alpaca.training.tuning import Tuning
 
 
@@ -27,7 +26,7 @@ def check_memory(held: float, free: float, tuning: Tuning) -> None:
 
     In sharded training each process holds its share; of several on one CPU, each holds all.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+    if is_sharded():
         held /= processes()
     if held > free:
         raise OutOfMemory(

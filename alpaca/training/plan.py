@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from alpaca.adapter.base_template import base_template
+from alpaca.adapter.base_template import named_template
 from alpaca.base.find import resolve_base
 from alpaca.base.headers import fingerprint, read_config
 from alpaca.base.load import load_tokenizer
@@ -28,7 +28,6 @@ from alpaca.packed.packing import Pack, Step, fill_packs, plan_steps
 from alpaca.progress import Say, is_sharded, processes
 from alpaca.prompts.encode import Encoded, EncodedSet
 from alpaca.prompts.example import Example
-from alpaca.prompts.find import load_template
 from alpaca.prompts.template import Template
 from alpaca.training import disk, preflight, sharded, teaching, untrained
 from alpaca.training.ancestor import OnTop, choose_template, find_on_top, held_out_before
@@ -192,10 +191,10 @@ def make_plan(config: FinetuneConfig, say: Say) -> Plan:
     attention = choose_attention(device, precision.precision)
     say(tagged("attention", attention[1]))
     tokenizer = load_tokenizer(base)
-    template, reason = _template(config.prompt_template_name, base, tokenizer)
+    template, reason = named_template(config.prompt_template_name, base, tokenizer)
     if on_top is not None:
         template, reason = choose_template(config, on_top, template, say)
-    say(tagged("template", f"{template.name}{reason}"))
+    say(tagged("template", f"{template.name} ({reason})" if reason else template.name))
     if faint := untrained.untrained_markers(base, tokenizer, template):
         say(tagged("warning", untrained.warning(faint, template)))
 
@@ -262,8 +261,8 @@ def _say_plan(plan: Plan, say: Say) -> None:
     say(tagged("packing", f"micro-batches of up to {budget} tokens ({reason}), {fill:.0%} full, no padding"))
     say(tagged("rate", f"{plan.learning_rate[0]:g} ({plan.learning_rate[1]}), cosine to 0"))
     tuning, resumes = plan.tuning, bool(plan.config.resume_from_checkpoint)
-    say(tagged(tuning.noun, tuning.line()))
     folder, count = Path(plan.config.output_dir), tuning.count()
+    say(tagged(tuning.noun, f"{count:,} parameters to train: {tuning.what}"))
     room = disk.check_room(folder, count, noun=tuning.noun, smaller=tuning.smaller, resumes=resumes)
     say(tagged("disk", room))
     for note in tuning.notes():
@@ -345,14 +344,6 @@ def validation_packs(examples: Sequence[Encoded], budget: int) -> list[Pack]:
     """Packs of validation rows, equally many for every process."""
     packs = fill_packs(range(len(examples)), [len(example) for example in examples], budget)
     return packs + [()] * (-len(packs) % processes())
-
-
-def _template(name: str, base: Path, tokenizer: Any) -> tuple[Template, str]:
-    """The template, and why it was chosen where it was left open, in brackets."""
-    if name not in ("", "auto"):
-        return load_template(name, tokenizer), ""
-    template, reason = base_template(base, tokenizer)
-    return template, f" ({reason})"
 
 
 def choose_tuning(config: FinetuneConfig, base: Path, on_top: OnTop | None = None) -> Tuning:

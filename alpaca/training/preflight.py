@@ -163,20 +163,23 @@ def spread(steps: Sequence[Step], device: torch.device) -> float:
 
 def activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:
     """Bytes kept for the backward pass per token: what alpaca.packed.layers and attention save."""
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
-    kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+    width, inner, layers, kv = _shape(config)
     one_layer = 7 * width + 4 * kv + 2 * inner
     size = 4 if precision == "fp32" else 2
     return size * (layers * width + one_layer if checkpointing else layers * one_layer)
 
 
+def _shape(config: dict[str, Any]) -> tuple[int, int, int, int]:
+    """(width, inner width, layers, width of keys and of values) of a base."""
+    width, heads = config["hidden_size"], config["num_attention_heads"]
+    kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+    return width, config["intermediate_size"], config["num_hidden_layers"], kv
+
+
 def whole_activation_bytes(config: dict[str, Any], precision: str, checkpointing: bool) -> float:
     """The same where all weights are trained: SwiGLU's product is kept for its layer's weight. With bf16, what runs
     along the layers, and what goes into and out of the norms, is fp32."""
-    width, inner, layers = config["hidden_size"], config["intermediate_size"], config["num_hidden_layers"]
-    heads = config["num_attention_heads"]
-    kv = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+    width, inner, layers, kv = _shape(config)
     size = 4 if precision == "fp32" else 2
     one_layer = 2 * 4 * width + size * (4 * width + 2 * kv + 3 * inner)
     return layers * width * 4 + one_layer if checkpointing else layers * one_layer

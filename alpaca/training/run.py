@@ -3,7 +3,6 @@ imported."""
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import traceback
@@ -11,6 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alpaca.device import release_memory
 from alpaca.errors import AlpacaError
 from alpaca.paths import this_python
 from alpaca.progress import Say, is_main_process, say_on_main
@@ -69,11 +69,7 @@ def show_examples(plan: Plan, say: Say, count: int = 3) -> None:
 
 def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
     """Write the report into the result's folder. Should it fail, the result is finished all the same: it is said."""
-    gc.collect()  # the trainer and its model hold each other
-    if plan.device.type == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()
+    release_memory(plan.device)  # the trainer and its model hold each other
     try:
         from alpaca.evaluation.report import write_report
 
@@ -81,7 +77,7 @@ def report(plan: Plan, finetuned: Finetuned, say: Say) -> None:
             finetuned.adapter, plan.base, precision=plan.precision.precision,
             budget_seconds=report_seconds(plan.config.report_budget, finetuned.seconds),
             data_path=plan.config.data_path, say=say,
-            beside=[files.folder for files in plan.on_top.frozen] if plan.on_top else (),
+            beside=[adapter.files.folder for adapter in plan.on_top.frozen] if plan.on_top else (),
         )  # fmt: skip
     except Exception as error:
         if not isinstance(error, AlpacaError):

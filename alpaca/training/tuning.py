@@ -60,9 +60,6 @@ class Tuning(Protocol):
     def count(self) -> int:
         """How many numbers are trained."""
 
-    def line(self) -> str:
-        """How much that is, for the plan."""
-
     def notes(self) -> Iterable[str]:
         """What a person should know before it is trained."""
 
