@@ -49,15 +49,21 @@ UNKNOWN = math.nan
 
 def run(rows: str, way: Sequence[str], base: str, adapter: Path, more: Sequence[str]) -> dict[str, float]:
     """Fine-tune, report, and return the figures of both. What is in the folder `adapter` already is used."""
-    if not (adapter / "alpaca.json").is_file():
-        command = ["finetune.py", "--base_model", base, "--data_path", rows, "--output_dir", str(adapter)]
-        with tempfile.TemporaryDirectory(prefix="cache-") as cache:
-            _python(*command, "--batch_size", "8", "--report_budget", "0", *more, *way, cache=Path(cache))
+    with tempfile.TemporaryDirectory(prefix="cache-") as cache:
+        fine_tune(rows, base, adapter, [*more, *way], cache=Path(cache))
     report = adapter / "report" / "report.json"
     if not report.is_file():
         _python("-m", "alpaca.evaluation", "--adapter", str(adapter), "--base_model", base, "--data_path", rows)
     read = (json.loads(path.read_text(encoding="utf-8")) for path in (report, adapter / "alpaca.json"))
     return figures(*read)
+
+
+def fine_tune(rows: str, base: str, adapter: Path, more: Sequence[str], cache: Path | None = None) -> None:
+    """Train eight rows a step, without a report; what is in the folder `adapter` already stays. `cache`: as `_python`
+    takes it."""
+    if not (adapter / "alpaca.json").is_file():
+        command = ["finetune.py", "--base_model", base, "--data_path", rows, "--output_dir", str(adapter)]
+        _python(*command, "--batch_size", "8", "--report_budget", "0", *more, cache=cache)
 
 
 def _python(*command: str, cache: Path | None = None) -> None:

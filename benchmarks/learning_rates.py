@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from alpaca.base.headers import read_config  # noqa: E402
 from alpaca.training.preflight import default_learning_rate  # noqa: E402
-from benchmarks.forgetting import SETS, mean_and_interval  # noqa: E402
+from benchmarks.forgetting import SETS, fine_tune, mean_and_interval  # noqa: E402
 
 FACTORS = (0.7, 1.0, 1.5)
 
@@ -37,14 +36,10 @@ def first_rows(source: Path, count: int, folder: Path) -> Path:
     return path
 
 
-def fine_tune(rows: Path, rate: float, seed: int, options: argparse.Namespace, adapter: Path) -> tuple[float, float]:
-    """The loss of the held-out rows before and after. What is in the folder `adapter` already is used."""
-    if not (adapter / "alpaca.json").is_file():
-        command = [sys.executable, "finetune.py", "--base_model", options.base_model, "--data_path", str(rows),
-                   "--output_dir", str(adapter), "--batch_size", "8", "--report_budget", "0", "--seed", str(seed),
-                   "--num_epochs", f"{options.num_epochs:g}", "--learning_rate", f"{rate:.3g}"]  # fmt: skip
-        print(f"  {' '.join(command[1:])}", file=sys.stderr, flush=True)
-        subprocess.run(command, cwd=ROOT, check=True, stdout=sys.stderr)
+def held_out(rows: Path, rate: float, seed: int, options: argparse.Namespace, adapter: Path) -> tuple[float, float]:
+    """The loss of the held-out rows before and after a fine-tune. What is in the folder `adapter` already is used."""
+    more = ["--seed", str(seed), "--num_epochs", f"{options.num_epochs:g}", "--learning_rate", f"{rate:.3g}"]
+    fine_tune(str(rows), options.base_model, adapter, more)
     losses = json.loads((adapter / "alpaca.json").read_text(encoding="utf-8"))["losses"]
     return losses["validation_before"], losses["validation_after"]
 
@@ -79,7 +74,7 @@ def main() -> None:
             found: dict[float, list[tuple[float, float]]] = {factor: [] for factor in factors}
             for seed, factor in itertools.product(seeds, factors):
                 adapter = folder / f"{source.stem}-{factor:g}-{seed}"
-                found[factor].append(fine_tune(rows, factor * rate, seed, options, adapter))
+                found[factor].append(held_out(rows, factor * rate, seed, options, adapter))
             show(source.stem, rate, found)
 
 

@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -51,6 +50,8 @@ from alpaca.packed.packing import fill_packs  # noqa: E402
 from alpaca.packed.scoring import PACK_TOKENS  # noqa: E402
 from alpaca.prompts.encode import Encoded, encode_examples  # noqa: E402
 from alpaca.prompts.example import Example  # noqa: E402
+from benchmarks.forgetting import fine_tune  # noqa: E402
+from benchmarks.misfits import share_above  # noqa: E402
 
 SETS = ["data/alpacas.jsonl"]
 FAULTS = ("code", "repeated", "slipped", "random words", "letters", "refusing")
@@ -138,10 +139,7 @@ def train(rows: Sequence[Row], folder: Path, base: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     data = folder.with_suffix(".jsonl")
     data.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    if not (folder / "alpaca.json").is_file():
-        command = ["finetune.py", "--base_model", base, "--data_path", str(data), "--output_dir", str(folder)]
-        command += ["--seed", str(SEED), "--batch_size", "8", "--replay_ratio", "0", "--report_budget", "0"]
-        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=sys.stderr)
+    fine_tune(str(data), base, folder, ["--seed", str(SEED), "--replay_ratio", "0"])
     return data
 
 
@@ -214,19 +212,13 @@ def _gradient(model: AdaptedModel, weights: Sequence[torch.Tensor], rows: Sequen
     return [weight.grad.clone() for weight in weights if weight.grad is not None]
 
 
-def auroc(planted: np.ndarray, others: np.ndarray) -> float:
-    """The probability that one of the planted has more than one of the others; ties count half."""
-    above, same = planted[:, None] > others[None], planted[:, None] == others[None]
-    return float(above.mean() + 0.5 * same.mean())
-
-
 def show(name: str, planted: Measured, clean: Measured) -> None:
     """The table of a set."""
     ordinary = planted.faults == ""
     print(f"\n{name:12}" + "".join(f"{fault:>14}" for fault in FAULTS))
     print(f"{'rows':12}" + "".join(f"{(planted.faults == fault).sum():14}" for fault in FAULTS))
     for measure, values in planted.measures.items():
-        cells = (auroc(values[planted.faults == fault], values[ordinary]) for fault in FAULTS)
+        cells = (share_above(values[planted.faults == fault], values[ordinary]) for fault in FAULTS)
         print(f"{measure:12}" + "".join(f"{cell:14.2f}" for cell in cells))
     for what, name, wanted in (("learnt by heart", "by_heart", BY_HEART), ("not learnt", "not_learnt", NOT_LEARNT)):
         listed, in_clean = planted.faults[getattr(planted, name)], getattr(clean, name)

@@ -52,8 +52,13 @@ def auroc(scores: np.ndarray, planted: np.ndarray) -> float:
     """The probability that one of the planted scores lower than one of the others; ties count half."""
     low = np.zeros(len(scores), dtype=bool)
     low[planted] = True
-    below, others = scores[low][:, None], scores[~low][None, :]
-    return float((below < others).mean() + 0.5 * (below == others).mean())
+    return share_above(scores[~low], scores[low])
+
+
+def share_above(some: np.ndarray, others: np.ndarray) -> float:
+    """The probability that one of `some` is above one of `others`; ties count half."""
+    above, same = some[:, None] > others[None, :], some[:, None] == others[None, :]
+    return float(above.mean() + 0.5 * same.mean())
 
 
 def row_of(name: str, losses: Losses) -> str:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,17 @@ def start(*options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*COMMAND, *options], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+
+
+def kill_at(rows: int, output: Path, *options: str) -> None:
+    """Start the command, and kill it once there are so many lines in `output`."""
+    process = start(*options)
+    deadline = time.monotonic() + 120
+    while not output.exists() or output.read_bytes().count(b"\n") < rows:
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ import pytest
 from alpaca.synthesis.__main__ import main
 from tests.conftest import ROOT
 from tests.synthesis.misbehaving import Asked, Misbehaving, misbehaving
-from tests.synthesis.running import card_of, rows_of, start, thinker
+from tests.synthesis.running import card_of, kill_at, rows_of, thinker
 
 SEEDS = str(ROOT / "data" / "seed_tasks.jsonl")
 
@@ -75,13 +73,7 @@ def test_a_run_that_is_killed_goes_on_without_asking_twice(tmp_path: Path) -> No
     output = tmp_path / "mine.jsonl"
     with misbehaving(thinker, "broken", "half", seconds=0.05) as server:
         arguments = options(server, output, 120, "--concurrency", "3")
-        process = start(*arguments)
-        deadline = time.monotonic() + 120
-        while not output.exists() or output.read_bytes().count(b"\n") < 40:
-            assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_at(40, output, *arguments)
         journal = tmp_path / "mine.journal.jsonl"
         output.write_bytes(b"".join(output.read_bytes().splitlines(keepends=True)[:-2]))
         for path in (output, journal):

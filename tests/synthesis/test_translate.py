@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 
 from alpaca.synthesis.__main__ import main
 from tests.synthesis.misbehaving import Asked, Misbehaving, last_text, misbehaving
-from tests.synthesis.running import card_of, interpreter, rows_of, start
+from tests.synthesis.running import card_of, interpreter, kill_at, rows_of
 
 PLAIN = [
     {"instruction": "Name three grasses that alpacas eat.", "input": "", "output": "Timothy, ryegrass and fescue."},
@@ -169,13 +167,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_in_the_rows_order(tmp_path: Path)
     data, output = write(tmp_path / "rows.jsonl", rows), tmp_path / "zh.jsonl"
     with misbehaving(interpreter, "hangs_up", "no_json", seconds=0.03) as server:
         arguments = options(server, data, output, "--concurrency", "4")
-        process = start(*arguments)
-        deadline = time.monotonic() + 120
-        while not output.exists() or output.read_bytes().count(b"\n") < 15:
-            assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        kill_at(15, output, *arguments)
         with output.open("ab") as file:
             file.write(b'{"instr')
         main(arguments)
